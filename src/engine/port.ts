@@ -1,0 +1,78 @@
+import type { Diagnostic } from "../diagnostics/index.ts";
+import type { EventBus } from "../events/port.ts";
+import type { Address, Lab, Plan, PlanMode, RunSummary, StateSettings } from "../model/index.ts";
+import type { Kind } from "../provider/index.ts";
+import type { StateStore } from "../state/port.ts";
+import type { Machine } from "../transport/index.ts";
+
+/** Which spec, with which values. */
+export interface SpecSelection {
+  /** Files or folders, absolute or relative to `cwd`; empty: lab.yaml and pipeline.yaml in `cwd`. */
+  readonly paths: readonly string[];
+  readonly profile?: string;
+  readonly vars: Readonly<Record<string, string>>;
+  readonly varFiles: readonly string[];
+  readonly cwd: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+}
+
+export interface PlanOptions {
+  readonly mode: PlanMode;
+  /** Addresses as typed; a parent takes its children along. Empty: everything. */
+  readonly targets: readonly string[];
+  readonly excludes: readonly string[];
+  readonly replace: readonly string[];
+  /** False: trust the state, read nothing. */
+  readonly refresh: boolean;
+  /** Addresses to take over, beyond the spec's `import:`. */
+  readonly imports?: readonly { readonly address: Address; readonly id: string }[];
+  readonly parallelism: number;
+  readonly batch?: number;
+  readonly experimental: boolean;
+  readonly signal?: AbortSignal;
+}
+
+export type OnFailure = "abort" | "continue" | "rollback" | "cleanup";
+
+/** Ctrl-C: `soft` starts nothing new and cancels what is not critical; `hard` aborts all calls. */
+export interface Cancellation {
+  readonly soft: AbortSignal;
+  readonly hard: AbortSignal;
+}
+
+export interface ApplyOptions {
+  readonly parallelism: number;
+  readonly batch?: number;
+  readonly onFailure: OnFailure;
+  /** Milliseconds to wait for the lock. */
+  readonly lockTimeout: number;
+  readonly cancellation: Cancellation;
+  /** `destroy --force`: go on past what cannot be reached, and list what is left to clean up. */
+  readonly force: boolean;
+}
+
+/** One lab, loaded and validated, with all that a command needs. Close it when done: connections are shared until then. */
+export interface LabSession {
+  readonly lab: Lab;
+  /** Absolute folder of the spec. */
+  readonly root: string;
+  readonly warnings: readonly Diagnostic[];
+  readonly kinds: ReadonlyMap<string, Kind>;
+  readonly store: StateStore;
+  readonly bus: EventBus;
+  /** Reads the world and plans. Writes nothing, anywhere. */
+  plan(options: PlanOptions): Promise<Plan>;
+  /** Executes the plan and nothing else. Never rejects for what a resource did: that is in the summary. */
+  apply(plan: Plan, options: ApplyOptions): Promise<RunSummary>;
+  /** A machine of the lab, by address. */
+  machine(address: Address): Promise<Machine>;
+  /** Secrets in what is about to be stored or shown are replaced. */
+  redact(text: string): string;
+  close(): Promise<void>;
+}
+
+/** Loads and validates; throws DiagnosticsError with every problem at once. */
+export type OpenLab = (selection: SpecSelection, bus: EventBus) => Promise<LabSession>;
+
+/** Where a lab's state stands, found without a valid spec: for `state` and `history` when the spec is broken. */
+export type LocateState = (selection: SpecSelection) => Promise<StateSettings>;

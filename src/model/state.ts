@@ -1,0 +1,112 @@
+import type { Address } from "./address.ts";
+import type { ActionType } from "./plan.ts";
+import type { ResourceOptions, SecretSource } from "./resource.ts";
+import type { Plain } from "./value.ts";
+
+export const STATE_FORMAT = 1;
+
+/** What one apply owns: `lab`, or `pipeline/NAME`, or `pipeline/NAME/INSTANCE`. */
+export type Scope = string;
+
+/**
+ * What the state knows of one resource: enough to see change and drift, and to reach and delete the thing after it has
+ * left the spec. All values are encoded (see encodeValue): secrets are references and keyed digests.
+ */
+export interface Row {
+  readonly address: Address;
+  readonly kind: string;
+  readonly parent?: Address;
+  /** Counts the times that this row was written; a saved plan that read another version is stale. */
+  readonly version: number;
+  /** Journaled before the first call, so that a create that was cut off is found and not made twice. */
+  readonly instance_id: string;
+  readonly desired: Plain;
+  readonly observed: Plain;
+  /** What was there before labctl touched it; null: nothing. Deleting restores it. */
+  readonly original: Plain;
+  readonly depends: readonly Address[];
+  readonly options: ResourceOptions;
+  /** Sources of the secrets that `desired` refers to. */
+  readonly secrets: Readonly<Record<string, SecretSource>>;
+  /**
+   * `ok`; `interrupted`: an operation began and no end was seen; `failed`: it ended with an error;
+   * `tainted`: it must be replaced.
+   */
+  readonly status: "ok" | "interrupted" | "failed" | "tainted";
+  /** The last step that an interrupted operation reported, for kinds with visible steps. */
+  readonly checkpoint?: Checkpoint;
+  readonly updated_at: string;
+  readonly updated_by: string;
+}
+
+export interface Checkpoint {
+  readonly step: string;
+  readonly data: Plain;
+}
+
+export interface Snapshot {
+  readonly format_version: typeof STATE_FORMAT;
+  readonly labctl: string;
+  readonly lineage: string;
+  readonly scope: Scope;
+  /** Grows by one with every fold of a journal. */
+  readonly serial: number;
+  readonly rows: Readonly<Record<Address, Row>>;
+  readonly outputs: Readonly<Record<string, Plain>>;
+  readonly holds: Readonly<Record<Address, Hold>>;
+}
+
+/** A cordon set at run time; an apply never clears it. */
+export interface Hold {
+  readonly who: string;
+  readonly why: string;
+  readonly since: string;
+  readonly until?: string;
+}
+
+/** One line of the journal. An operation has no effect on rows until its end; its begin marks the row interrupted. */
+export type JournalRecord =
+  | {
+      readonly type: "begin";
+      readonly op: string;
+      readonly run: string;
+      readonly at: string;
+      readonly action: ActionType;
+      /** The row as it stands while the operation is open: instance id, original and desired are already in it. */
+      readonly row: Row;
+    }
+  | { readonly type: "checkpoint"; readonly op: string; readonly at: string; readonly checkpoint: Checkpoint }
+  | {
+      readonly type: "end";
+      readonly op: string;
+      readonly at: string;
+      readonly result: "ok" | "failed";
+      /** The row afterwards; null where the resource is gone. Absent after a failure that leaves it as at begin. */
+      readonly row?: Row | null;
+    }
+  | { readonly type: "put"; readonly at: string; readonly row: Row }
+  | { readonly type: "drop"; readonly at: string; readonly address: Address }
+  | { readonly type: "move"; readonly at: string; readonly from: Address; readonly to: Address }
+  | { readonly type: "outputs"; readonly at: string; readonly outputs: Readonly<Record<string, Plain>> }
+  | { readonly type: "hold"; readonly at: string; readonly address: Address; readonly hold: Hold | null };
+
+export interface LockInfo {
+  readonly token: number;
+  readonly holder: string;
+  readonly pid: number;
+  readonly host: string;
+  readonly purpose: string;
+  readonly since: string;
+  /** Milliseconds since the epoch until which the holder vouches for itself. */
+  readonly lease_until: number;
+}
+
+/** A reservation of a host's capacity or of a board. */
+export interface Lease {
+  readonly resource: Address;
+  readonly holder: string;
+  readonly reason: string;
+  readonly until: string;
+  /** Grows with every grant for this resource: what a marker on the hardware is compared with. */
+  readonly epoch: number;
+}

@@ -1,0 +1,186 @@
+import type { FromSchema, JSONSchema } from "json-schema-to-ts";
+import type { Address, Checkpoint, LogLevel, Plain } from "../model/index.ts";
+import type { ConnectionSpec, Machine } from "../transport/index.ts";
+import type { ObjectSchema, Schema } from "./schema.ts";
+
+/** The version of this contract; a provider that was built for another major version is refused. */
+export const API_VERSION = 1;
+
+/** Where a kind's resources are written. */
+export interface Section {
+  /** The key in lab.yaml (`hosts`), or below the parent kind's resource (`files`). */
+  readonly name: string;
+  /** The kind that contains it; absent: the top level of lab.yaml. */
+  readonly within?: string;
+  /** `map`: from key to properties; `list`: of keys, or of objects that hold the key. */
+  readonly shape: "map" | "list";
+  /** The property that the key fills: it identifies the resource. */
+  readonly key: string;
+  /** What keys may be; absent: `[a-z0-9][a-z0-9-]*`. */
+  readonly keySchema?: Schema;
+}
+
+export type Reading<O> =
+  | { readonly is: "present"; readonly value: O }
+  | { readonly is: "absent" }
+  /** Never leads to create, delete or forget. */
+  | { readonly is: "unreachable"; readonly why: Error }
+  | { readonly is: "unverified"; readonly since: string };
+
+/** What the state says of a resource. */
+export interface Prior<D, O> {
+  readonly desired: Partial<D>;
+  readonly observed: O | undefined;
+  /** What was there before labctl touched it; undefined: nothing. */
+  readonly original: O | undefined;
+  readonly instance_id: string;
+  readonly checkpoint: Checkpoint | undefined;
+}
+
+/** One resource as handlers see it: plain values, secrets revealed. */
+export interface Item<D, O> {
+  readonly address: Address;
+  readonly parent: Address | undefined;
+  /** Identifies the resource also where it has left the spec: then it comes from the state. */
+  readonly desired: D;
+  /** Dotted paths in `desired` whose values must not be shown, stored, or put on a command line. */
+  readonly sensitive: ReadonlySet<string>;
+  /** Dotted paths whose values are known only after apply; they are absent from `desired`. Empty in reconcile. */
+  readonly unknown: ReadonlySet<string>;
+  readonly prior: Prior<D, O> | undefined;
+  /** Stable for the life of the resource, journaled before the first call. */
+  readonly instance_id: string;
+}
+
+export interface ReconcileItem<D, O> extends Item<D, O> {
+  /** What the executor read just before; undefined: absent. */
+  readonly observed: O | undefined;
+}
+
+/** One property that differs. Values are plain; the planner masks those of sensitive paths. */
+export interface PropertyDiff {
+  readonly path: string;
+  readonly before?: Plain;
+  readonly after?: Plain;
+  /** Default: `replace` where the schema says so, else `update`. */
+  readonly effect?: "update" | "replace" | "restart";
+  /** Show as a unified diff. */
+  readonly text?: boolean;
+}
+
+export interface DiffInput<D, O> {
+  readonly desired: D;
+  readonly observed: O;
+  readonly prior: Prior<D, O> | undefined;
+  readonly sensitive: ReadonlySet<string>;
+  readonly unknown: ReadonlySet<string>;
+}
+
+/** What handlers may use. Every wait ends with `signal`. */
+export interface KindContext {
+  readonly signal: AbortSignal;
+  /** The machine that a resource of a machine-providing kind stands for. */
+  machine(address: Address): Machine;
+  /** Files on the machine labctl runs on; relative paths are relative to the lab's root. */
+  readonly local: LocalFiles;
+  log(level: LogLevel, message: string, meta?: Readonly<Record<string, string | number | boolean>>): void;
+}
+
+/** The context of one operation. */
+export interface OperationContext extends KindContext {
+  /** 1 for the first try. */
+  readonly attempt: number;
+  progress(fraction: number | undefined, text?: string): void;
+  /** Output of a command, streamed to the run's log. */
+  output(stream: "stdout" | "stderr", chunk: Buffer): void;
+  /** Durable before it returns; kinds with visible steps record each. */
+  checkpoint(step: string, data?: Plain): Promise<void>;
+}
+
+export interface LocalFiles {
+  /** The absolute path. */
+  resolve(path: string): string;
+  read(path: string): Promise<Buffer>;
+  /** SHA-256 (hex) and size, without holding the file in memory. */
+  digest(path: string): Promise<{ readonly sha256: string; readonly size: number; readonly mode: string }>;
+}
+
+export type Outcome<O> = { readonly ok: O } | { readonly error: Error };
+
+/** Named semaphore that one operation holds: `host/kvm-1`, `pdu/rack-1`. */
+export interface Semaphore {
+  readonly name: string;
+  readonly permits: number;
+}
+
+/**
+ * The type of a resource. Handlers are called with plain values; what is sensitive is named in `item.sensitive`, and
+ * the engine keeps the same paths out of state, plans and output. See docs/providers.md.
+ */
+export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
+  readonly kind: string;
+  readonly title: string;
+  /** Markdown for the reference page. */
+  readonly description: string;
+  readonly section: Section;
+  /** Properties as users write them (and `derived` ones). */
+  readonly schema: ObjectSchema;
+  /** What read gives; these can be referred to as `${kind.name.attribute}`. */
+  readonly attributes: ObjectSchema;
+  readonly ownership: "exclusive" | "shared";
+  /** Has no evidence from something that labctl's authors did not write: refuses to run without --experimental. */
+  readonly experimental?: boolean;
+
+  /** Controller-side work before planning: digests of local files. Returns the derived properties. */
+  prepare?(ctx: KindContext, item: Item<D, O>): Promise<Partial<D>>;
+  /** What one operation holds. */
+  limits?(desired: D, address: Address): readonly Semaphore[];
+  /** Observed paths that show a sensitive desired value: a digest of secret content. */
+  taints?(sensitive: ReadonlySet<string>, desired: D): readonly string[];
+  /** One round trip for all resources of one parent; never changes or disturbs anything. */
+  readMany(ctx: KindContext, items: readonly Item<D, O>[]): Promise<ReadonlyMap<Address, Reading<O>>>;
+  /** Pure. The default compares every property that `desired` sets and `attributes` knows. */
+  diff?(input: DiffInput<D, O>): readonly PropertyDiff[];
+  /** Idempotent: brings it to what is wanted and returns what is there, read back. */
+  reconcile(ctx: OperationContext, item: ReconcileItem<D, O>): Promise<O>;
+  /** For kinds whose resources are cheaper together; the executor uses it for what is ready at the same time. */
+  reconcileMany?(
+    ctx: OperationContext,
+    items: readonly ReconcileItem<D, O>[],
+  ): Promise<ReadonlyMap<Address, Outcome<O>>>;
+  /** Idempotent: restores what was there before; removes nothing that labctl did not make. */
+  delete(ctx: OperationContext, item: ReconcileItem<D, O>): Promise<void>;
+  /** How to undo it by hand, for what could not be deleted. */
+  manualCleanup?(item: Item<D, O>): string;
+  list?(ctx: KindContext, parent: Address | undefined): AsyncIterable<{ readonly id: string; readonly value: O }>;
+  /** The desired properties that identify what `import:` names by `id`. Default: the section's key. */
+  fromImportId?(id: string): Partial<D>;
+  /** For kinds that are machines: how to reach it. Undefined: not (yet) reachable from what is known. */
+  machine?(desired: D, observed: O | undefined, context: MachineContext): ConnectionSpec | undefined;
+}
+
+/** What a machine's connection is made of besides its own properties. */
+export interface MachineContext {
+  readonly address: Address;
+  readonly sensitive: ReadonlySet<string>;
+  /** The connection of another machine, for jump hosts. */
+  connection(name: string): ConnectionSpec | undefined;
+  /** The lab's `defaults:`, revealed. */
+  readonly defaults: {
+    readonly ssh: Readonly<Record<string, Plain>>;
+    readonly timeouts: { readonly connect: number; readonly command: number; readonly boot: number };
+    readonly retry: { readonly attempts: number; readonly delay: number; readonly max_delay: number };
+  };
+  /** Absolute folder of the lab's spec; relative paths are relative to it. */
+  readonly root: string;
+}
+
+export interface Provider {
+  readonly name: string;
+  readonly version: string;
+  readonly api: number;
+  readonly kinds: readonly Kind[];
+}
+
+/** The TypeScript type of what a schema allows. */
+export type Infer<S> = S extends JSONSchema ? FromSchema<S> : never;

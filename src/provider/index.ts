@@ -1,0 +1,3 @@
+export * from "./contract.ts";
+export * from "./define.ts";
+export type { Annotations, ObjectSchema, Schema } from "./schema.ts";
