@@ -113,6 +113,13 @@ export interface Semaphore {
   readonly permits: number;
 }
 
+/** One of the resources that share a parent: what `after` looks at. */
+export interface Sibling {
+  readonly address: Address;
+  readonly kind: string;
+  readonly desired: Readonly<Record<string, Plain>>;
+}
+
 /**
  * The type of a resource. Handlers are called with plain values; what is sensitive is named in `item.sensitive`, and
  * the engine keeps the same paths out of state, plans and output. See docs/providers.md.
@@ -135,6 +142,13 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
   prepare?(ctx: KindContext, item: Item<D, O>): Promise<Partial<D>>;
   /** What one operation holds. */
   limits?(desired: D, address: Address): readonly Semaphore[];
+  /**
+   * Pure. Which siblings come first where both have something to do (and last where both are deleted): a directory
+   * before the files in it. Order only, and soft: the failure of one does not skip the other, and where what users wrote
+   * (`depends_on`, references) says otherwise, that wins and this edge is dropped. `siblings` are all resources of the
+   * same parent, this one included; the same array is handed to every call, so that an index of it can be kept.
+   */
+  after?(desired: D, siblings: readonly Sibling[], address: Address): readonly Address[];
   /** Observed paths that show a sensitive desired value: a digest of secret content. */
   taints?(sensitive: ReadonlySet<string>, desired: D): readonly string[];
   /** One round trip for all resources of one parent; never changes or disturbs anything. */
