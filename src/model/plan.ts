@@ -51,8 +51,8 @@ export interface PropertyChange {
 export interface Envelope {
   readonly action: ActionType;
   readonly properties: readonly string[];
-  /** Digest of what was observed of these properties; absent where nothing could be observed at plan time. */
-  readonly observed?: string;
+  /** True where `changes[].before` was read from the world, so that it must still be so; false: `--no-refresh`. */
+  readonly exact: boolean;
 }
 
 export interface PlannedAction {

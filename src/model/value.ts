@@ -1,3 +1,5 @@
+import { type Address, formatSegment } from "./address.ts";
+
 /**
  * Values of a spec as they move through labctl. Plain JSON, plus things that only live in memory and have a
  * tagged form on disk (see {@link encodeValue}):
@@ -30,6 +32,16 @@ export function formatReference(ref: Reference): string {
   return [ref.root, ...ref.path]
     .map((part, i) => (i > 0 && !/^[\w-]+$/.test(part) ? JSON.stringify(part) : part))
     .join(".");
+}
+
+/**
+ * What a reference to a resource names. `${host.b.address}` has the kind as its root; a reference to a contained
+ * resource has its whole address as root: `${host.b/file["/x"].digest}`.
+ */
+export function referenceTarget(ref: Reference): { readonly address: Address; readonly path: readonly string[] } {
+  if (/[/.[]/.test(ref.root)) return { address: ref.root, path: ref.path };
+  const [key, ...path] = ref.path;
+  return { address: formatSegment(key === undefined ? { kind: ref.root } : { kind: ref.root, key }), path };
 }
 
 /** Text with references. One part alone that is a reference stands for the whole value and keeps its type. */

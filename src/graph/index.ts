@@ -1,0 +1,2 @@
+export { Graph } from "./graph.ts";
+export { type Permit, type Unit, walk, type WalkOptions } from "./scheduler.ts";

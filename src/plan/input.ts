@@ -1,0 +1,53 @@
+import type { Graph } from "../graph/index.ts";
+import type {
+  Address,
+  OutputDeclaration,
+  Plain,
+  PlanMode,
+  PlanSettings,
+  Removal,
+  Resource,
+  Row,
+  Seal,
+  SecretSource,
+  SpecFile,
+  Value,
+} from "../model/index.ts";
+import type { PlanKind, Readings } from "./kind.ts";
+
+/** All that a plan is made of. Making it does no I/O, reads no clock and draws no random number. */
+export interface PlanInput {
+  readonly header: {
+    readonly labctl: string;
+    readonly id: string;
+    readonly created_at: string;
+    readonly lab: string;
+    readonly scope: string;
+    readonly spec: readonly SpecFile[];
+    readonly lineage: string;
+    readonly serial: number;
+    readonly settings: PlanSettings;
+  };
+  readonly mode: PlanMode;
+  readonly resources: readonly Resource[];
+  /** Under their new addresses: see applyMoves(). */
+  readonly rows: ReadonlyMap<Address, Row>;
+  readonly movedFrom: ReadonlyMap<Address, Address>;
+  readonly graph: Graph;
+  readonly selected: ReadonlySet<Address>;
+  readonly readings: Readings;
+  /** What prepare() derived, by address. */
+  readonly derived: ReadonlyMap<Address, Record<string, Plain>>;
+  readonly kinds: ReadonlyMap<string, PlanKind>;
+  readonly secret: (name: string) => Value | undefined;
+  readonly secrets: Readonly<Record<string, SecretSource>>;
+  readonly seal: Seal;
+  readonly removed: readonly Removal[];
+  /** From address to id. */
+  readonly imports: ReadonlyMap<Address, string>;
+  readonly replace: readonly string[];
+  /** False under `--no-refresh`: the readings are what the state said. */
+  readonly refreshed: boolean;
+  readonly outputs: Readonly<Record<string, OutputDeclaration>>;
+  readonly stateOutputs: Readonly<Record<string, Plain>>;
+}
