@@ -22,6 +22,8 @@ export interface WalkOptions {
   readonly permitsOf: (node: string) => readonly Permit[];
   /** Runs one unit; must not reject. Returns the nodes whose successors must not run. */
   readonly run: (unit: Unit) => Promise<ReadonlySet<string>>;
+  /** True where `node` merely comes after `before`: it runs also where `before` failed or was skipped. */
+  readonly isSoft?: (node: string, before: string) => boolean;
   /** Told of each node that will not run, and of the failed node that is the reason. */
   readonly skip: (node: string, because: string) => void;
   /** Asked before each start; false: nothing new is started, and the walk ends when what runs has ended. */
@@ -123,32 +125,28 @@ class Walk {
     void this.#options.run(unit).then((failed) => {
       this.#running -= 1;
       for (const { name } of unit.permits) this.#held.set(name, (this.#held.get(name) ?? 1) - 1);
-      for (const node of unit.nodes) {
-        this.#leave(node);
-        if (!failed.has(node)) this.#release(node);
-      }
-      for (const node of unit.nodes) if (failed.has(node)) this.#skipAfter(node);
+      for (const node of unit.nodes) this.#leave(node);
+      for (const node of unit.nodes) this.#end(node, !failed.has(node));
       this.#wake();
     });
   }
 
-  #release(node: string): void {
-    for (const next of this.#successors.get(node) ?? []) {
-      const left = (this.#waiting.get(next) ?? 0) - 1;
-      this.#waiting.set(next, left);
-      if (left === 0 && this.#pending.has(next)) this.#makeReady(next);
-    }
-  }
-
-  #skipAfter(failed: string): void {
-    const queue = [failed];
-    for (const from of queue) {
-      for (const next of this.#successors.get(from) ?? []) {
+  /** Frees what waited for a node, or skips it where the node did not end well. */
+  #end(ended: string, well: boolean): void {
+    const queue: { node: string; well: boolean; because: string }[] = [{ node: ended, well, because: ended }];
+    for (const { node, well: good, because } of queue) {
+      for (const next of this.#successors.get(node) ?? []) {
         if (!this.#pending.has(next)) continue;
-        this.#unready(next);
-        this.#leave(next);
-        this.#options.skip(next, failed);
-        queue.push(next);
+        if (good || this.#options.isSoft?.(next, node) === true) {
+          const left = (this.#waiting.get(next) ?? 0) - 1;
+          this.#waiting.set(next, left);
+          if (left === 0) this.#makeReady(next);
+        } else {
+          this.#unready(next);
+          this.#leave(next);
+          this.#options.skip(next, because);
+          queue.push({ node: next, well: false, because });
+        }
       }
     }
   }

@@ -72,6 +72,8 @@ export interface PlannedAction {
   readonly envelope: Envelope;
   /** Addresses of the actions that must have ended before this one begins. */
   readonly after_actions: readonly Address[];
+  /** Addresses of actions that come first where they are in the plan too; their failure does not skip this one. */
+  readonly after_soft: readonly Address[];
   /** The resource's own dependencies, kept in its row for the day it is deleted. */
   readonly depends: readonly Address[];
   readonly options: ResourceOptions;

@@ -5,6 +5,7 @@ import type { Decision } from "./decide.ts";
 interface EdgeInput {
   readonly rows: ReadonlyMap<Address, Row>;
   readonly graph: Graph;
+  readonly soft: ReadonlyMap<Address, readonly Address[]>;
 }
 
 /**
@@ -26,8 +27,43 @@ export function orderActions(input: EdgeInput, decided: ReadonlyMap<Address, Dec
     // What it needed until now must outlive the change that frees it.
     for (const on of input.rows.get(address)?.depends ?? []) if (goes(on) && !goes(address)) graph.after(on, address);
   }
+  const hard = new Map(graph.nodes.map((address) => [address, [...graph.predecessors(address)].sort()]));
+  const soft = addSoftEdges(graph, input.soft, goes, hard);
   return graph.order().flatMap((address) => {
     const action = decided.get(address)?.action;
-    return action === undefined ? [] : [{ ...action, after_actions: [...graph.predecessors(address)].sort() }];
+    if (action === undefined) return [];
+    return [{ ...action, after_actions: hard.get(address) ?? [], after_soft: soft.get(address) ?? [] }];
   });
+}
+
+/** Adds what merely orders siblings; where that closes a circle, what users wrote wins. */
+function addSoftEdges(
+  graph: Graph,
+  wanted: ReadonlyMap<Address, readonly Address[]>,
+  goes: (address: Address) => boolean,
+  hard: ReadonlyMap<Address, readonly Address[]>,
+): Map<Address, Address[]> {
+  const soft = new Map<Address, Set<Address>>();
+  const link = (address: Address, before: Address): void => {
+    if (address === before || !graph.has(address) || !graph.has(before) || hard.get(address)?.includes(before)) return;
+    graph.after(address, before);
+    soft.set(address, (soft.get(address) ?? new Set()).add(before));
+  };
+  for (const [address, befores] of wanted) {
+    for (const before of befores) {
+      if (goes(address) && goes(before)) link(before, address);
+      else if (!goes(address) && !goes(before)) link(address, before);
+    }
+  }
+  for (const component of graph.components()) {
+    const members = new Set(component);
+    for (const node of component) {
+      for (const before of soft.get(node) ?? []) {
+        if (!members.has(before)) continue;
+        graph.remove(node, before);
+        soft.get(node)?.delete(before);
+      }
+    }
+  }
+  return new Map([...soft].map(([address, befores]) => [address, [...befores].sort()]));
 }

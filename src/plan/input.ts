@@ -34,6 +34,8 @@ export interface PlanInput {
   readonly rows: ReadonlyMap<Address, Row>;
   readonly movedFrom: ReadonlyMap<Address, Address>;
   readonly graph: Graph;
+  /** Order among siblings beyond what is needed: see Kind.after. Dropped where it contradicts the graph. */
+  readonly soft: ReadonlyMap<Address, readonly Address[]>;
   readonly selected: ReadonlySet<Address>;
   readonly readings: Readings;
   /** What prepare() derived, by address. */

@@ -8,7 +8,7 @@ import {
   referenceTarget,
   Sealed,
   Sensitive,
-  Template,
+  type Template,
   Unknown,
   type Address,
   type Value,

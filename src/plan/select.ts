@@ -29,7 +29,7 @@ export function dependencyGraph(resources: readonly Resource[], rows: ReadonlyMa
   for (const component of graph.components()) {
     const members = new Set(component);
     for (const node of component) {
-      for (const on of [...graph.predecessors(node)]) {
+      for (const on of graph.predecessors(node)) {
         if (members.has(on) && !inSpec.has(node) && parentAddress(node) !== on) graph.remove(node, on);
       }
     }
