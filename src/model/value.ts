@@ -70,17 +70,17 @@ export class Template {
   }
 }
 
-/** A value known only after apply; `from` says which reference it waits for. */
+/** A value known only after apply; `template` is the reference that it waits for. */
 export class Unknown {
-  readonly from: string;
-  constructor(from: string) {
-    this.from = from;
+  readonly template: Template;
+  constructor(template: Template) {
+    this.template = template;
   }
   toString(): string {
     return "(known after apply)";
   }
   toJSON(): Plain {
-    return { $unknown: this.from };
+    return { $unknown: this.template.toJSON() };
   }
 }
 
@@ -156,7 +156,10 @@ export function decodeValue(plain: Plain): Value {
   if (plain === null || typeof plain !== "object") return plain;
   if (isList(plain)) return plain.map(decodeValue);
   if (Array.isArray(plain["$template"])) return decodeTemplate(plain["$template"]);
-  if (typeof plain["$unknown"] === "string") return new Unknown(plain["$unknown"]);
+  if (plain["$unknown"] !== undefined) {
+    const waits = decodeValue(plain["$unknown"]);
+    return new Unknown(waits instanceof Template ? waits : new Template([]));
+  }
   const sealed = plain["$sensitive"];
   if (sealed !== undefined && sealed !== null && typeof sealed === "object" && !isList(sealed)) {
     const from = sealed["from"] === null || sealed["from"] === undefined ? undefined : decodeValue(sealed["from"]);
@@ -238,6 +241,32 @@ export function sameValue(a: Value | undefined, b: Value | undefined, seal: Seal
     if (!sameValue((a as ValueMap)[key], (b as ValueMap)[key], seal)) return false;
   }
   return true;
+}
+
+/**
+ * Equality of two encoded values. Keyed digests are compared where one key made both (`KEY:DIGEST`); digests of different
+ * keys say nothing, so that another machine's key is not taken for a change.
+ */
+export function sameEncoded(a: Plain | undefined, b: Plain | undefined): boolean {
+  const [left, right] = [a ?? null, b ?? null];
+  if (left === null || right === null || typeof left !== "object" || typeof right !== "object") return left === right;
+  if (isList(left) || isList(right)) {
+    return (
+      isList(left) &&
+      isList(right) &&
+      left.length === right.length &&
+      left.every((item, i) => sameEncoded(item, right[i]))
+    );
+  }
+  if (left["$unknown"] !== undefined || right["$unknown"] !== undefined) return false;
+  if (left["$sensitive"] !== undefined && right["$sensitive"] !== undefined) {
+    const [one, other] = [decodeValue(left), decodeValue(right)];
+    if (!(one instanceof Sealed) || !(other instanceof Sealed)) return false;
+    if (one.hmac === undefined || other.hmac === undefined) return true;
+    return one.hmac === other.hmac || one.hmac.split(":")[0] !== other.hmac.split(":")[0];
+  }
+  const keys = new Set([...Object.keys(left), ...Object.keys(right)]);
+  return [...keys].every((key) => sameEncoded(left[key], right[key]));
 }
 
 function isSecret(value: unknown): boolean {

@@ -12,6 +12,7 @@ import {
   type Reason,
   type Resource,
   type Row,
+  sameEncoded,
   Sensitive,
   Unknown,
   type Value,
@@ -193,7 +194,7 @@ export class Decider {
     if (reading.is === "absent") return { action: "create", reason: absentReason(row) };
     const moved = this.#input.movedFrom.get(resource.address);
     if (reading.is === "unverified") {
-      if (row !== undefined && canonicalText(row.desired) === canonicalText(after)) {
+      if (row !== undefined && sameEncoded(row.desired, after)) {
         return { action: "noop", reason: { code: "unchanged", text: `unverified since ${reading.since}` } };
       }
       return { action: "update", reason: { code: "changed", text: "cannot be read without disturbing it" } };
@@ -239,7 +240,7 @@ export class Decider {
 
   #recorded(resource: Resource, row: Row, after: Plain): boolean {
     return (
-      canonicalText(row.desired) === canonicalText(after) &&
+      sameEncoded(row.desired, after) &&
       canonicalText([...row.depends]) === canonicalText([...resource.depends]) &&
       JSON.stringify(row.options) === JSON.stringify(resource.options)
     );
@@ -372,7 +373,7 @@ function absentReason(row: Row | undefined): Reason {
 function updateReason(row: Row, after: Plain): Reason {
   if (row.status === "interrupted" || row.status === "failed")
     return { code: "interrupted", text: "an earlier operation did not finish" };
-  if (canonicalText(row.desired) !== canonicalText(after)) return { code: "changed", text: "the spec changed" };
+  if (!sameEncoded(row.desired, after)) return { code: "changed", text: "the spec changed" };
   return { code: "drifted", text: "changed behind labctl's back" };
 }
 

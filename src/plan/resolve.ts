@@ -34,21 +34,21 @@ export function resolveMap(value: ValueMap, sources: ReferenceSources): ValueMap
 function resolveTemplate(template: Template, sources: ReferenceSources): Value {
   const whole = template.whole;
   if (whole !== undefined) {
-    const value = lookup(whole, sources) ?? new Unknown(template.toString());
+    const value = lookup(whole, sources) ?? new Unknown(template);
     return value instanceof Sensitive ? new Sensitive(value.reveal(), template) : value;
   }
   let text = "";
   let sensitive = false;
   let sealed = false;
   for (const part of template.parts) {
-    const value = typeof part === "string" ? part : (lookup(part, sources) ?? new Unknown(template.toString()));
-    if (value instanceof Unknown) return new Unknown(template.toString());
+    const value = typeof part === "string" ? part : (lookup(part, sources) ?? new Unknown(template));
+    if (value instanceof Unknown) return new Unknown(template);
     if (value instanceof Sensitive) {
       sensitive = true;
       text += textOf(value.reveal());
     } else if (value instanceof Sealed) sealed = true;
     else if (!containsSpecial(value)) text += textOf(value as Plain);
-    else return new Unknown(template.toString());
+    else return new Unknown(template);
   }
   if (sealed) return new Sealed(undefined, template);
   return sensitive ? new Sensitive(text, template) : text;

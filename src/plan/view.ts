@@ -6,6 +6,7 @@ import {
   type Plain,
   type PropertyChange,
   type Row,
+  sameEncoded,
   type Seal,
   Sealed,
   Sensitive,
@@ -159,7 +160,7 @@ export function driftOf(kind: PlanKind, last: Plain, now: Plain): PropertyChange
   for (const [key, property] of Object.entries(kind.attributes.properties)) {
     if (property["x-labctl"]?.volatile === true) continue;
     const [b, a] = [before[key], after[key]];
-    if (canonicalText(b ?? null) === canonicalText(a ?? null)) continue;
+    if (sameEncoded(b, a)) continue;
     const sensitive = isSealed(b) || isSealed(a);
     out.push({
       path: key,

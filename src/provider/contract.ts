@@ -137,6 +137,10 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
   readonly ownership: "exclusive" | "shared";
   /** Has no evidence from something that labctl's authors did not write: refuses to run without --experimental. */
   readonly experimental?: boolean;
+  /** Its operations are not cut short by the first Ctrl-C (a package manager at work, a flash). */
+  readonly critical?: boolean;
+  /** What it did cannot be taken back; a rollback says so before the start. */
+  readonly irreversible?: boolean;
 
   /** Controller-side work before planning: digests of local files. Returns the derived properties. */
   prepare?(ctx: KindContext, item: Item<D, O>): Promise<Partial<D>>;

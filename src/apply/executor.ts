@@ -1,0 +1,417 @@
+import { LabError, toLabError, toProblem, type Code } from "../diagnostics/index.ts";
+import { Graph, type Unit, walk } from "../graph/index.ts";
+import {
+  type ActionResult,
+  type Address,
+  isEffective,
+  parseAddress,
+  formatSegment,
+  type Plain,
+  type Plan,
+  type PlannedAction,
+  type Problem,
+  type Row,
+} from "../model/index.ts";
+import { encodeValue } from "../model/index.ts";
+import { assertAsPlanned } from "./envelope.ts";
+import { batches, JournalError, Operations } from "./operation.ts";
+import { resolveOutputs } from "./outputs.ts";
+import type { ExecutorPorts } from "./ports.ts";
+import { type Done, Reversal } from "./reversal.ts";
+import { manualStep, type Target, TargetMaker } from "./target.ts";
+
+export interface ExecuteOptions {
+  readonly parallelism: number;
+  readonly batch?: number;
+  readonly onFailure: "abort" | "continue" | "rollback" | "cleanup";
+  readonly soft: AbortSignal;
+  readonly hard: AbortSignal;
+  /** Go on past what cannot be reached, and list what is left to clean up. */
+  readonly force: boolean;
+}
+
+export interface ExecutionResult {
+  readonly results: Readonly<Partial<Record<ActionResult, number>>>;
+  readonly problems: readonly Problem[];
+  readonly codes: readonly Code[];
+  readonly begun: number;
+  readonly cancelled: boolean;
+  readonly manualSteps: readonly string[];
+}
+
+/** Most resources that one call converges together. */
+const UNIT_SIZE = 256;
+
+/** Walks the plan and nothing else. Never rejects for what happens to a resource: that is in the result. */
+export async function execute(plan: Plan, ports: ExecutorPorts, options: ExecuteOptions): Promise<ExecutionResult> {
+  return new Execution(plan, ports, options).run();
+}
+
+class Execution {
+  readonly #plan: Plan;
+  readonly #ports: ExecutorPorts;
+  readonly #options: ExecuteOptions;
+  readonly #operations: Operations;
+  readonly #targets: TargetMaker;
+  readonly #actions: ReadonlyMap<Address, PlannedAction>;
+  readonly #results = new Map<Address, ActionResult>();
+  readonly #problems: Problem[] = [];
+  readonly #codes: Code[] = [];
+  readonly #done: Done[] = [];
+  readonly #manual: string[] = [];
+  #stop = false;
+  #journalFailed = false;
+
+  constructor(plan: Plan, ports: ExecutorPorts, options: ExecuteOptions) {
+    this.#plan = plan;
+    this.#ports = ports;
+    this.#options = options;
+    this.#operations = new Operations(ports);
+    this.#targets = new TargetMaker(ports, plan.secrets);
+    this.#actions = new Map(plan.actions.map((action) => [action.address, action]));
+  }
+
+  async run(): Promise<ExecutionResult> {
+    try {
+      for (const action of this.#plan.actions) {
+        if (action.moved_from !== undefined) await this.#ports.session.move(action.moved_from, action.address);
+      }
+      await this.#walk();
+      if (
+        this.#failed &&
+        !this.#journalFailed &&
+        (this.#options.onFailure === "rollback" || this.#options.onFailure === "cleanup")
+      ) {
+        await this.#reverse(this.#options.onFailure);
+      }
+      if (!this.#journalFailed) await this.#outputs();
+    } catch (error) {
+      this.#noteJournal(error);
+    }
+    return {
+      results: this.#count(),
+      problems: this.#problems,
+      codes: this.#codes,
+      begun: this.#operations.begun,
+      cancelled: this.#options.soft.aborted || this.#options.hard.aborted,
+      manualSteps: this.#manual,
+    };
+  }
+
+  get #failed(): boolean {
+    return this.#codes.length > 0;
+  }
+
+  async #walk(): Promise<void> {
+    const graph = new Graph();
+    const soft = new Set<string>();
+    for (const action of this.#plan.actions) graph.add(action.address);
+    for (const action of this.#plan.actions) {
+      for (const before of action.after_actions) graph.after(action.address, before);
+      for (const before of action.after_soft) {
+        graph.after(action.address, before);
+        soft.add(`${action.address}\n${before}`);
+      }
+    }
+    const unstarted = await walk(graph, {
+      parallelism: this.#options.parallelism,
+      keyOf: (address) => this.#keyOf(this.#action(address)),
+      sizeOf: (key) => (key === "noop" ? 1024 : key.startsWith("many ") ? UNIT_SIZE : 1),
+      permitsOf: (address) => this.#permits(this.#action(address)),
+      isSoft: (node, before) => soft.has(`${node}\n${before}`),
+      run: (unit) => this.#runUnit(unit),
+      skip: (address, because) => this.#skip(address, because),
+      mayStart: () => !this.#stop && !this.#options.soft.aborted && !this.#options.hard.aborted,
+      ...(this.#options.batch !== undefined && {
+        batch: this.#options.batch,
+        batchOf: (address: Address) => (this.#action(address).action === "noop" ? undefined : machineOf(address)),
+      }),
+    });
+    for (const address of unstarted) {
+      const action = this.#action(address);
+      if (isEffective(action.action)) this.#finish(action, "cancelled", 0);
+    }
+  }
+
+  #action(address: Address): PlannedAction {
+    const action = this.#actions.get(address);
+    if (action === undefined) throw new TypeError(`not in the plan: ${address}`);
+    return action;
+  }
+
+  #keyOf(action: PlannedAction): string {
+    if (action.action === "noop") return "noop";
+    const kind = this.#ports.kinds.get(action.kind);
+    const together = (action.action === "create" || action.action === "update") && kind !== undefined && batches(kind);
+    return `${together ? "many" : action.action} ${action.kind} ${action.parent ?? ""}`;
+  }
+
+  #permits(action: PlannedAction): readonly { readonly name: string; readonly permits: number }[] {
+    if (!isEffective(action.action)) return [];
+    const desired = (action.after ?? action.before ?? {}) as Record<string, Plain>;
+    return this.#ports.kinds.get(action.kind)?.limits?.(desired, action.address) ?? [];
+  }
+
+  /** Runs one unit and tells which of its addresses failed. */
+  async #runUnit(unit: Unit): Promise<ReadonlySet<string>> {
+    const actions = unit.nodes.map((address) => this.#action(address));
+    try {
+      if (actions[0]?.action === "noop") return await this.#settleNoops(actions);
+      const failed = new Set<string>();
+      const converging: PlannedAction[] = [];
+      for (const action of actions) {
+        if (action.action === "create" || action.action === "update" || action.action === "replace")
+          converging.push(action);
+        else if (!(await this.#runSingle(action))) failed.add(action.address);
+      }
+      for (const address of await this.#converge(converging)) failed.add(address);
+      return failed;
+    } catch (error) {
+      this.#noteJournal(error);
+      return new Set(unit.nodes);
+    }
+  }
+
+  /** Nothing to do in the world; what was seen to have drifted in properties nobody manages is noted. */
+  async #settleNoops(actions: readonly PlannedAction[]): Promise<ReadonlySet<string>> {
+    await Promise.all(
+      actions.map(async (action) => {
+        const row = this.#ports.session.rows.get(action.address);
+        if (row !== undefined && action.drift.length > 0 && action.before !== undefined) {
+          await this.#ports.session.put({
+            ...row,
+            observed: action.before,
+            updated_at: this.#ports.now().toISOString(),
+            updated_by: this.#ports.run,
+          });
+        }
+        this.#results.set(action.address, "noop");
+      }),
+    );
+    return new Set();
+  }
+
+  async #converge(actions: readonly PlannedAction[]): Promise<Set<Address>> {
+    const failed = new Set<Address>();
+    const started = this.#ports.monotonic();
+    const signal = this.#signalFor(actions[0]);
+    const work: {
+      target: Target;
+      intent: { action: PlannedAction["action"]; planned: PlannedAction };
+      action: PlannedAction;
+    }[] = [];
+    for (const action of actions) {
+      this.#ports.bus.emit({ type: "action.started", address: action.address, action: action.action, attempt: 1 });
+      try {
+        const target = await this.#targets.ofAction(action, signal);
+        assertAsPlanned(action, encodeValue(target.resolved, this.#ports.seal));
+        work.push({ target, intent: { action: action.action, planned: action }, action });
+      } catch (error) {
+        if (!this.#fail(action, error, started)) failed.add(action.address);
+      }
+    }
+    const outcomes = await this.#operations.converge(work, signal);
+    for (const { action, target } of work) {
+      const outcome = outcomes.get(action.address) ?? { error: new LabError("E_INTERNAL", "no outcome") };
+      if ("row" in outcome) {
+        this.#done.push({ action, target, prior: target.prior, row: outcome.row });
+        this.#finish(action, "ok", started);
+      } else {
+        this.#done.push({ action, target, prior: target.prior, row: undefined });
+        if (!this.#fail(action, outcome.error, started)) failed.add(action.address);
+      }
+    }
+    return failed;
+  }
+
+  /** True where what depends on it may go on. */
+  async #runSingle(action: PlannedAction): Promise<boolean> {
+    const started = this.#ports.monotonic();
+    if (action.action === "blocked") return this.#blocked(action);
+    this.#ports.bus.emit({ type: "action.started", address: action.address, action: action.action, attempt: 1 });
+    try {
+      switch (action.action) {
+        case "delete":
+          await this.#delete(action);
+          break;
+        case "forget":
+          await this.#ports.session.drop(action.address);
+          this.#ports.settled(action.address, undefined);
+          break;
+        case "adopt":
+          await this.#adopt(action);
+          break;
+        default:
+          throw new LabError("E_INTERNAL", `an action that the executor does not know: ${action.action}`);
+      }
+      this.#finish(action, "ok", started);
+      return true;
+    } catch (error) {
+      if (error instanceof JournalError) throw error;
+      return this.#fail(action, error, started);
+    }
+  }
+
+  async #delete(action: PlannedAction): Promise<void> {
+    const row = this.#ports.session.rows.get(action.address);
+    if (row === undefined) return;
+    const target = await this.#targets.ofRow(row);
+    try {
+      await this.#operations.remove(target, { action: "delete", planned: action }, this.#signalFor(action));
+      this.#done.push({ action, target, prior: row, row: undefined });
+    } catch (error) {
+      this.#manual.push(manualStep(target, error));
+      throw error;
+    }
+  }
+
+  async #adopt(action: PlannedAction): Promise<void> {
+    const prior = this.#ports.session.rows.get(action.address);
+    if (this.#plan.mode === "refresh-only" && prior !== undefined) {
+      const row: Row = {
+        ...prior,
+        observed: action.before ?? null,
+        version: prior.version + 1,
+        updated_at: this.#ports.now().toISOString(),
+        updated_by: this.#ports.run,
+      };
+      await this.#ports.session.put(row);
+      return;
+    }
+    const target = await this.#targets.ofAction(action, this.#signalFor(action));
+    assertAsPlanned(action, encodeValue(target.resolved, this.#ports.seal));
+    const reading = (await this.#operations.reread([target], this.#signalFor(action))).get(action.address);
+    if (reading === undefined || "error" in reading) throw reading?.error ?? new LabError("E_INTERNAL", "not read");
+    const left = this.#operations.difference(target, reading.observed);
+    if (left === undefined || left.length > 0) {
+      throw new LabError("E_OUTSIDE_ENVELOPE", `${action.address} is not as it was when the plan was made`, {
+        hint: "plan again, look at the difference, and apply that",
+      });
+    }
+    const row = await this.#operations.record(target, reading.observed);
+    this.#done.push({ action, target, prior, row });
+  }
+
+  #blocked(action: PlannedAction): boolean {
+    const error = blockedError(action);
+    if (this.#options.force && action.reason.code !== "prevented" && this.#plan.mode === "destroy") {
+      this.#manual.push(
+        `${action.address}: could not be reached (${action.reason.text}); undo by hand what it is there, then \`labctl state rm '${action.address}'\``,
+      );
+    }
+    this.#ports.bus.emit({ type: "action.started", address: action.address, action: action.action, attempt: 1 });
+    if (action.reason.code === "dependency-blocked") {
+      this.#finish(action, "blocked", this.#ports.monotonic(), toProblem(error.atAddress(action.address)));
+      return action.options.optional === true;
+    }
+    return this.#fail(action, error, this.#ports.monotonic(), "blocked");
+  }
+
+  /** Notes a failure; true where it is an optional resource's, so that what depends on it goes on. */
+  #fail(action: PlannedAction, error: unknown, started: number, result: ActionResult = "failed"): boolean {
+    const lab = toLabError(error).atAddress(action.address);
+    const problem = toProblem(lab);
+    if (lab.code === "E_CANCELLED") {
+      this.#finish(action, "cancelled", started, problem);
+      return false;
+    }
+    const optional = action.options.optional === true;
+    this.#finish(action, result, started, problem, optional);
+    if (optional) {
+      this.#ports.bus.emit({ type: "warning.raised", problem });
+      return true;
+    }
+    this.#problems.push(problem);
+    this.#codes.push(lab.code);
+    if (this.#options.onFailure !== "continue") this.#stop = true;
+    return false;
+  }
+
+  #skip(address: Address, because: Address): void {
+    const action = this.#action(address);
+    if (action.action === "noop") {
+      this.#results.set(address, "noop");
+      return;
+    }
+    const cancelled = this.#results.get(because) === "cancelled";
+    const result = cancelled ? "cancelled" : action.action === "blocked" ? "blocked" : "skipped";
+    this.#results.set(address, result);
+    this.#ports.bus.emit({ type: "action.finished", address, action: action.action, result, duration_ms: 0, because });
+  }
+
+  #finish(action: PlannedAction, result: ActionResult, started: number, problem?: Problem, optional = false): void {
+    this.#results.set(action.address, result);
+    this.#ports.bus.emit({
+      type: "action.finished",
+      address: action.address,
+      action: action.action,
+      result,
+      duration_ms: started === 0 ? 0 : Math.round(this.#ports.monotonic() - started),
+      ...(problem !== undefined && { problem }),
+      ...(optional && { optional }),
+    });
+  }
+
+  /** Goes back: see Reversal. What could not be reversed is told as instructions. */
+  async #reverse(how: "rollback" | "cleanup"): Promise<void> {
+    const reversal = new Reversal(this.#ports, this.#operations, this.#targets, this.#options.hard);
+    const outcome = await reversal.run(how, this.#done);
+    for (const address of outcome.reversed) this.#results.set(address, "rolled_back");
+    this.#problems.push(...outcome.problems);
+    this.#manual.push(...outcome.manual);
+  }
+
+  async #outputs(): Promise<void> {
+    if (this.#plan.outputs.length === 0 || this.#plan.mode === "refresh-only") return;
+    await this.#ports.session.setOutputs(await resolveOutputs(this.#plan, this.#ports, this.#targets));
+  }
+
+  /** A journal that cannot be written stops everything: nothing may be done that is not on record. */
+  #noteJournal(error: unknown): void {
+    if (!this.#journalFailed) {
+      const lab = toLabError(error instanceof JournalError ? error.cause : error);
+      this.#problems.push(toProblem(lab));
+      this.#codes.push(lab.code);
+      this.#ports.bus.emit({ type: "error.raised", problem: toProblem(lab) });
+    }
+    this.#journalFailed = true;
+    this.#stop = true;
+  }
+
+  /** Critical operations (a package manager at work) outlive the first Ctrl-C. */
+  #signalFor(action: PlannedAction | undefined): AbortSignal {
+    const critical = action !== undefined && this.#ports.kinds.get(action.kind)?.critical === true;
+    return critical ? this.#options.hard : AbortSignal.any([this.#options.soft, this.#options.hard]);
+  }
+
+  #count(): Partial<Record<ActionResult, number>> {
+    const counts: Partial<Record<ActionResult, number>> = {};
+    for (const result of this.#results.values()) counts[result] = (counts[result] ?? 0) + 1;
+    return counts;
+  }
+}
+
+/** The machine that an address lies on: what a rolling batch counts. */
+function machineOf(address: Address): string | undefined {
+  const [first] = parseAddress(address) ?? [];
+  return first && formatSegment(first);
+}
+
+function blockedError(action: PlannedAction): LabError {
+  const code: Code =
+    action.reason.code === "prevented"
+      ? "E_PREVENT_DESTROY"
+      : action.reason.code === "not-owned"
+        ? "E_NOT_OWNED"
+        : "E_BLOCKED";
+  const hint: Record<string, string> = {
+    E_PREVENT_DESTROY: "take `prevent_destroy` out of its lifecycle first, if it is really to go",
+    E_NOT_OWNED: "take it over with `import:` or `adopt: true`, or give yours another name",
+    E_BLOCKED:
+      "bring the machine back and run again; to drop it without touching it, write `removed: { ADDRESS: { forget: true } }`",
+  };
+  return new LabError(code, `${action.address}: ${action.reason.text}`, {
+    address: action.address,
+    hint: hint[code] ?? "",
+  });
+}

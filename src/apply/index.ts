@@ -1,0 +1,2 @@
+export { execute, type ExecuteOptions, type ExecutionResult } from "./executor.ts";
+export type { ExecutorPorts } from "./ports.ts";

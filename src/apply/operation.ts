@@ -1,0 +1,455 @@
+import pRetry, { AbortError } from "p-retry";
+import { LabError, toLabError, toProblem } from "../diagnostics/index.ts";
+import {
+  type ActionType,
+  formatDuration,
+  type Plain,
+  type PlannedAction,
+  type PropertyChange,
+  type Row,
+  sameEncoded,
+} from "../model/index.ts";
+import { diffOf, maskChanges, priorOf } from "../plan/index.ts";
+import type { Kind, OperationContext, Outcome, ReconcileItem } from "../provider/index.ts";
+import { assertInsideEnvelope } from "./envelope.ts";
+import type { ExecutorPorts, PlainMap } from "./ports.ts";
+import { encodeObservedOf, itemOf, reconcileItemOf, rowOf, type Target } from "./target.ts";
+
+/** What an operation is for, beyond its target. */
+export interface Intent {
+  readonly action: ActionType;
+  /** Checked against what is there just before; absent: the executor's own rollback and cleanup. */
+  readonly planned?: PlannedAction;
+}
+
+type Reread = { readonly observed: PlainMap | undefined };
+
+/** The journal could not be written: nothing more may be begun. */
+export class JournalError extends Error {
+  constructor(cause: unknown) {
+    super("the journal cannot be written", { cause });
+    this.name = "JournalError";
+  }
+}
+
+/** Carries out single operations: begin record, handler, proof, end record. */
+export class Operations {
+  readonly #ports: ExecutorPorts;
+  /** How many operations were begun: tells "nothing was begun" (exit 5) from "some of it failed" (exit 6). */
+  begun = 0;
+
+  constructor(ports: ExecutorPorts) {
+    this.#ports = ports;
+  }
+
+  /** Reads targets of one kind and parent again, in one go. Unreachable ones are errors. */
+  async reread(
+    targets: readonly Target[],
+    signal: AbortSignal,
+  ): Promise<Map<string, Reread | { readonly error: unknown }>> {
+    const [first] = targets;
+    const out = new Map<string, Reread | { readonly error: unknown }>();
+    if (first === undefined) return out;
+    const bounded = AbortSignal.any([signal, AbortSignal.timeout(this.#ports.defaults.readTimeout)]);
+    try {
+      const readings = await first.kind.readMany(this.#ports.context(first.address, bounded), targets.map(itemOf));
+      for (const target of targets) {
+        const reading = readings.get(target.address);
+        if (reading === undefined)
+          out.set(target.address, {
+            error: new LabError("E_PROVIDER_INVALID", `${target.kind.kind} did not read ${target.address}`),
+          });
+        else if (reading.is === "unreachable") out.set(target.address, { error: reading.why });
+        else out.set(target.address, { observed: reading.is === "present" ? reading.value : undefined });
+      }
+    } catch (error) {
+      for (const target of targets) out.set(target.address, { error });
+    }
+    return out;
+  }
+
+  /** What differs between the target and what is there; undefined: it is absent. */
+  difference(target: Target, observed: PlainMap | undefined): PropertyChange[] | undefined {
+    if (observed === undefined) return undefined;
+    const diffs = diffOf(
+      target.kind,
+      {
+        desired: target.view.plain,
+        observed,
+        prior: target.prior && priorOf(target.prior),
+        sensitive: target.view.sensitive,
+        unknown: target.view.unknown,
+      },
+      target.options.lifecycle?.ignore_changes,
+    );
+    return maskChanges(target.kind, diffs, target.taints, this.#ports.seal);
+  }
+
+  /** Brings targets of one kind and parent to what is wanted. Never rejects for one target; rejects with JournalError. */
+  async converge(
+    targets: readonly { readonly target: Target; readonly intent: Intent }[],
+    signal: AbortSignal,
+  ): Promise<Map<string, { readonly row: Row } | { readonly error: unknown }>> {
+    const out = new Map<string, { readonly row: Row } | { readonly error: unknown }>();
+    const readings = await this.reread(
+      targets.map(({ target }) => target),
+      signal,
+    );
+    const work: { target: Target; intent: Intent; observed: PlainMap | undefined }[] = [];
+    for (const { target, intent } of targets) {
+      try {
+        const reading = readings.get(target.address) ?? { error: new Error("not read") };
+        if ("error" in reading) throw reading.error;
+        const changes = this.difference(target, reading.observed);
+        if (intent.planned !== undefined) assertInsideEnvelope(intent.planned, changes);
+        if (changes?.length === 0 && intent.action !== "replace") {
+          out.set(target.address, { row: await this.#record(target, reading.observed) });
+        } else {
+          work.push({ target, intent, observed: reading.observed });
+        }
+      } catch (error) {
+        if (error instanceof JournalError) throw error;
+        out.set(target.address, { error });
+      }
+    }
+    const [first] = work;
+    if (work.length > 1 && first !== undefined && batches(first.target.kind))
+      await this.#convergeMany(work, signal, out);
+    else await Promise.all(work.map((one) => this.#convergeOne(one, signal, out)));
+    return out;
+  }
+
+  async #convergeOne(
+    work: { target: Target; intent: Intent; observed: PlainMap | undefined },
+    signal: AbortSignal,
+    out: Map<string, { readonly row: Row } | { readonly error: unknown }>,
+    firstAttempt = 1,
+  ): Promise<void> {
+    const { target, intent } = work;
+    const op = await this.#begin(target, intent.action, work.observed);
+    try {
+      const row = await this.#attempts(target, firstAttempt, signal, async (attempt, bounded) => {
+        const ctx = this.#context(target, op.id, attempt, bounded);
+        let observed = work.observed;
+        if (attempt > 1) {
+          const reading = (await this.reread([target], bounded)).get(target.address) ?? {
+            error: new Error("not read"),
+          };
+          if ("error" in reading) throw reading.error;
+          observed = reading.observed;
+        }
+        if (
+          intent.action === "replace" &&
+          observed !== undefined &&
+          target.prior?.checkpoint?.step !== "replace.deleted"
+        ) {
+          await target.kind.delete(ctx, reconcileItemOf(target, observed));
+          await ctx.checkpoint("replace.deleted");
+          observed = undefined;
+        }
+        const after = await target.kind.reconcile(ctx, reconcileItemOf(target, observed));
+        return this.#proved(target, op.original, after);
+      });
+      await this.#journal(this.#ports.session.end({ op: op.id, result: "ok", row }));
+      this.#ports.settled(target.address, row);
+      out.set(target.address, { row });
+    } catch (error) {
+      if (error instanceof JournalError) throw error;
+      await this.#journal(this.#ports.session.end({ op: op.id, result: "failed" }));
+      out.set(target.address, { error });
+    }
+  }
+
+  /** One call for all; those that fail in a way that may pass are tried again one by one. */
+  async #convergeMany(
+    work: readonly { target: Target; intent: Intent; observed: PlainMap | undefined }[],
+    signal: AbortSignal,
+    out: Map<string, { readonly row: Row } | { readonly error: unknown }>,
+  ): Promise<void> {
+    const [first] = work;
+    if (first?.target.kind.reconcileMany === undefined) return;
+    const ops = new Map(
+      await Promise.all(
+        work.map(
+          async (one) => [one.target.address, await this.#begin(one.target, one.intent.action, one.observed)] as const,
+        ),
+      ),
+    );
+    const timeout = Math.max(...work.map((one) => one.target.options.timeout ?? 0));
+    const bounded = withTimeout(signal, timeout === 0 ? undefined : timeout);
+    let outcomes: ReadonlyMap<string, Outcome<PlainMap>>;
+    try {
+      const ctx = this.#context(first.target, ops.get(first.target.address)?.id ?? "", 1, bounded);
+      const items: ReconcileItem<PlainMap, PlainMap>[] = work.map((one) => reconcileItemOf(one.target, one.observed));
+      outcomes = await first.target.kind.reconcileMany(ctx, items);
+    } catch (error) {
+      const failure: Outcome<PlainMap> = { error: error instanceof Error ? error : new Error(String(error)) };
+      outcomes = new Map(work.map((one) => [one.target.address, failure]));
+    }
+    await Promise.all(
+      work.map(async (one) => {
+        const { address } = one.target;
+        const op = ops.get(address);
+        const outcome = outcomes.get(address) ?? {
+          error: new LabError("E_PROVIDER_INVALID", `no outcome for ${address}`),
+        };
+        let error: unknown;
+        try {
+          if ("error" in outcome) throw outcome.error;
+          const row = this.#proved(one.target, op?.original ?? null, outcome.ok);
+          await this.#journal(this.#ports.session.end({ op: op?.id ?? "", result: "ok", row }));
+          this.#ports.settled(address, row);
+          out.set(address, { row });
+          return;
+        } catch (caught) {
+          if (caught instanceof JournalError) throw caught;
+          error = caught;
+        }
+        await this.#journal(this.#ports.session.end({ op: op?.id ?? "", result: "failed" }));
+        const { retry, mayRetry } = this.#retryPolicy(one.target);
+        if (signal.aborted || retry.attempts === 0 || !mayRetry(error)) {
+          out.set(address, { error: this.#timely(error, bounded, signal, timeout) });
+          return;
+        }
+        this.#announceRetry(one.target, 1, retry.delay, error);
+        await sleep(retry.delay, signal);
+        const again = (await this.reread([one.target], signal)).get(address) ?? { error: new Error("not read") };
+        await this.#convergeOne(
+          { ...one, observed: "observed" in again ? again.observed : one.observed },
+          signal,
+          out,
+          2,
+        );
+      }),
+    );
+  }
+
+  /** Deletes; the row is gone afterwards. Rejects with what went wrong. */
+  async remove(target: Target, intent: Intent, signal: AbortSignal): Promise<void> {
+    const reading = (await this.reread([target], signal)).get(target.address) ?? { error: new Error("not read") };
+    if ("error" in reading) throw reading.error;
+    if (reading.observed !== undefined && intent.planned?.before !== undefined && intent.planned.envelope.exact) {
+      this.#assertStill(intent.planned, target, reading.observed);
+    }
+    const op = await this.#begin(target, "delete", reading.observed);
+    try {
+      await this.#attempts(target, 1, signal, async (attempt, bounded) => {
+        const ctx = this.#context(target, op.id, attempt, bounded);
+        await target.kind.delete(ctx, reconcileItemOf(target, reading.observed));
+      });
+      await this.#journal(this.#ports.session.end({ op: op.id, result: "ok", row: null }));
+      this.#ports.settled(target.address, undefined);
+    } catch (error) {
+      if (error instanceof JournalError) throw error;
+      await this.#journal(this.#ports.session.end({ op: op.id, result: "failed" }));
+      throw error;
+    }
+  }
+
+  #assertStill(planned: PlannedAction, target: Target, observed: PlainMap): void {
+    const [then, now] = [planned.before, encodeObservedOf(target, observed, this.#ports)].map(
+      (value) => (value ?? {}) as Record<string, Plain>,
+    );
+    for (const [key, property] of Object.entries(target.kind.attributes.properties)) {
+      if (property["x-labctl"]?.volatile === true) continue;
+      if (sameEncoded(then?.[key], now?.[key])) continue;
+      throw new LabError(
+        "E_OUTSIDE_ENVELOPE",
+        `${target.address} is not as it was when the plan was made: ${key} changed since`,
+        {
+          address: target.address,
+          hint: "plan again, look at the difference, and apply that",
+        },
+      );
+    }
+  }
+
+  /** Records what is there without touching it: adopt, and converging what turns out to be as wanted. */
+  async record(target: Target, observed: PlainMap | undefined): Promise<Row> {
+    return this.#record(target, observed);
+  }
+
+  async #record(target: Target, observed: PlainMap | undefined): Promise<Row> {
+    const row = rowOf(target, this.#ports, {
+      status: "ok",
+      observed: encodeObservedOf(target, observed, this.#ports),
+      original: target.prior === undefined ? encodeObservedOf(target, observed, this.#ports) : target.prior.original,
+    });
+    await this.#journal(this.#ports.session.put(row));
+    this.#ports.settled(target.address, row);
+    return row;
+  }
+
+  async #begin(
+    target: Target,
+    action: ActionType,
+    observed: PlainMap | undefined,
+  ): Promise<{ readonly id: string; readonly original: Plain }> {
+    const seen = encodeObservedOf(target, observed, this.#ports);
+    const original = target.prior === undefined ? seen : target.prior.original;
+    const row = rowOf(target, this.#ports, {
+      status: "interrupted",
+      observed: target.prior?.observed ?? seen,
+      original,
+    });
+    const id = this.#ports.newId();
+    await this.#journal(this.#ports.session.assertHeld());
+    await this.#journal(this.#ports.session.begin({ op: id, run: this.#ports.run, action, row }));
+    this.begun += 1;
+    return { id, original };
+  }
+
+  async #journal(write: Promise<void>): Promise<void> {
+    try {
+      await write;
+    } catch (error) {
+      throw new JournalError(error);
+    }
+  }
+
+  /** The row after success, once what is there was found to be what was asked for. */
+  #proved(target: Target, original: Plain, after: PlainMap): Row {
+    const left = this.difference(target, after) ?? [];
+    if (left.length > 0) {
+      throw new LabError(
+        "E_MISMATCH",
+        `${target.address}: after the change, ${left.map((change) => change.path).join(", ")} is still not as asked for`,
+        {
+          address: target.address,
+          hint: "something on the machine changes it back or refuses it; `labctl plan` shows the difference",
+        },
+      );
+    }
+    return rowOf(target, this.#ports, {
+      status: "ok",
+      observed: encodeObservedOf(target, after, this.#ports),
+      original,
+    });
+  }
+
+  #context(target: Target, op: string, attempt: number, signal: AbortSignal): OperationContext {
+    const { bus, session } = this.#ports;
+    const { address } = target;
+    return {
+      ...this.#ports.context(address, signal),
+      attempt,
+      progress: (fraction, text) =>
+        bus.emit({
+          type: "action.progress",
+          address,
+          ...(fraction !== undefined && { fraction }),
+          ...(text !== undefined && { text }),
+        }),
+      output: (stream, chunk) =>
+        bus.emit({
+          type: "log.line",
+          level: "info",
+          component: target.kind.kind,
+          address,
+          message: chunk.toString("utf8"),
+          stream,
+        }),
+      checkpoint: (step, data = null) => this.#journal(session.checkpoint(op, { step, data })),
+    };
+  }
+
+  #retryPolicy(target: Target): {
+    retry: { attempts: number; delay: number; max_delay: number };
+    mayRetry: (error: unknown) => boolean;
+  } {
+    const own = target.options.retry;
+    const never = new Set([
+      "E_AUTH",
+      "E_HOST_KEY_UNKNOWN",
+      "E_HOST_KEY_CHANGED",
+      "E_OUTSIDE_ENVELOPE",
+      "E_CANCELLED",
+      "E_INTERNAL",
+      "E_PLAN_STALE",
+    ]);
+    return {
+      retry: own ?? this.#ports.defaults.retry,
+      mayRetry: (error) => {
+        const lab = toLabError(error);
+        return !never.has(lab.code) && (own !== undefined || lab.retryable);
+      },
+    };
+  }
+
+  async #attempts<T>(
+    target: Target,
+    first: number,
+    signal: AbortSignal,
+    run: (attempt: number, bounded: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const { retry, mayRetry } = this.#retryPolicy(target);
+    return pRetry(
+      async (count) => {
+        const bounded = withTimeout(signal, target.options.timeout);
+        try {
+          return await run(first + count - 1, bounded);
+        } catch (error) {
+          if (error instanceof JournalError) throw new AbortError(error);
+          const timely = this.#timely(error, bounded, signal, target.options.timeout);
+          // p-retry takes TypeErrors for defects; whatever a handler throws is wrapped so that the policy alone decides.
+          const failure = timely instanceof Error ? timely : new Error(String(timely));
+          throw signal.aborted || !mayRetry(failure) ? new AbortError(failure) : toLabError(failure);
+        }
+      },
+      {
+        retries: Math.max(0, retry.attempts - (first - 1)),
+        minTimeout: retry.delay,
+        maxTimeout: retry.max_delay,
+        factor: 2,
+        onFailedAttempt: (error) => {
+          if (error.retriesLeft > 0) {
+            const delay = Math.min(retry.max_delay, retry.delay * 2 ** (error.attemptNumber - 1));
+            this.#announceRetry(target, first + error.attemptNumber - 1, delay, error);
+          }
+        },
+        signal,
+      },
+    );
+  }
+
+  /** A handler that was stopped by the resource's own timeout failed for that reason and no other. */
+  #timely(error: unknown, bounded: AbortSignal, outer: AbortSignal, timeout: number | undefined): unknown {
+    if (!bounded.aborted || outer.aborted || timeout === undefined || timeout === 0) return error;
+    return new LabError("E_TIMEOUT", `not done after ${formatDuration(timeout)}`, {
+      cause: error,
+      retryable: true,
+      hint: "raise the resource's `timeout:`, or see its log for where it stands still",
+    });
+  }
+
+  #announceRetry(target: Target, attempt: number, delay_ms: number, error: unknown): void {
+    this.#ports.bus.emit({
+      type: "action.retrying",
+      address: target.address,
+      attempt,
+      delay_ms,
+      problem: toProblem(error),
+    });
+  }
+}
+
+function withTimeout(signal: AbortSignal, timeout: number | undefined): AbortSignal {
+  return timeout === undefined ? signal : AbortSignal.any([signal, AbortSignal.timeout(timeout)]);
+}
+
+function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done, { once: true });
+  });
+}
+
+/** True where one call may serve several resources of this kind. */
+export function batches(kind: Kind): boolean {
+  return kind.reconcileMany !== undefined;
+}
