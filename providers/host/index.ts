@@ -1,0 +1,5 @@
+import { defineProvider } from "../../src/index.ts";
+import { file } from "./file.ts";
+
+/** What stands on a host that is reached over SSH, or on this machine. */
+export const hostProvider = defineProvider({ name: "host", version: "0.1.0", kinds: [file] });
