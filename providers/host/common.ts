@@ -11,18 +11,14 @@ import {
   shJoin,
 } from "../../src/index.ts";
 
-/** What says that a machine was not reached, as opposed to something going wrong on it. */
-const UNREACHABLE = new Set([
-  "E_CONNECT",
-  "E_AUTH",
-  "E_HOST_KEY_UNKNOWN",
-  "E_HOST_KEY_CHANGED",
-  "E_DISCONNECTED",
-  "E_SSH_KEY",
-]);
+/**
+ * Errors that are not about a machine. All others mean that it could not be read (not reached, no login, no root rights,
+ * too slow, cut off): its resources are then `unreachable`, which blocks them and leaves the rest of the lab alone.
+ */
+const NOT_OF_A_MACHINE = new Set(["E_CANCELLED", "E_INTERNAL", "E_SPEC_VALUE"]);
 
-export function isUnreachable(error: unknown): error is LabError {
-  return error instanceof LabError && UNREACHABLE.has(error.code);
+export function cannotBeRead(error: unknown): error is LabError {
+  return error instanceof LabError && !NOT_OF_A_MACHINE.has(error.code);
 }
 
 /** Printed at the end of every probe: without it the script was cut off, and silence would read as "absent". */
@@ -68,7 +64,9 @@ export async function readByMachine<D, O>(
 ): Promise<ReadonlyMap<Address, Reading<O>>> {
   const readings = new Map<Address, Reading<O>>();
   const started = groupByMachine(items).map(async (group) => {
-    const answers = await readGroup(ctx, group, probe, 0);
+    const [first] = group;
+    if (first === undefined) return;
+    const answers = await readByProbe(ctx, machineOf(ctx, first), group, probe);
     for (const [i, item] of group.entries()) {
       const reading = answers[i];
       if (reading !== undefined) readings.set(item.address, reading);
@@ -78,44 +76,46 @@ export async function readByMachine<D, O>(
   return readings;
 }
 
-async function readGroup<D, O>(
+/** The readings of items on one machine, in order. The probe is asked for before the first await. */
+export async function readByProbe<D, O>(
   ctx: KindContext,
+  machine: Machine,
   group: readonly Item<D, O>[],
   probe: Probe<D, O>,
-  depth: number,
+  depth = 0,
 ): Promise<readonly Reading<O>[]> {
-  const [first] = group;
-  if (first === undefined) return [];
+  if (group.length === 0) return [];
   let result: ExecResult;
   try {
-    result = await machineOf(ctx, first).probe(shJoin([PROLOGUE, probe.script(group), sh`echo; echo ${END}`]), {
+    result = await machine.probe(shJoin([PROLOGUE, probe.script(group), sh`echo; echo ${END}`]), {
       signal: ctx.signal,
     });
   } catch (error) {
-    if (isUnreachable(error)) return group.map(() => ({ is: "unreachable", why: error }));
+    if (cannotBeRead(error)) return group.map(() => ({ is: "unreachable", why: error }));
     throw error;
   }
   if (result.truncated && group.length > 1 && depth < 16) {
     const half = Math.ceil(group.length / 2);
     return [
-      ...(await readGroup(ctx, group.slice(0, half), probe, depth + 1)),
-      ...(await readGroup(ctx, group.slice(half), probe, depth + 1)),
+      ...(await readByProbe(ctx, machine, group.slice(0, half), probe, depth + 1)),
+      ...(await readByProbe(ctx, machine, group.slice(half), probe, depth + 1)),
     ];
   }
   const lines = result.stdout.toString("utf8").trimEnd().split("\n");
   if (lines.pop() !== END || result.truncated) {
-    throw new LabError("E_COMMAND_FAILED", `reading did not come to its end${describeExit(result)}`, {
-      address: first.address,
+    const why = new LabError("E_COMMAND_FAILED", `reading did not come to its end${describeExit(result)}`, {
+      address: machine.address,
       hint: "look at what the login shell of this account prints or runs, and at the machine's memory and disk",
       retryable: true,
     });
+    return group.map(() => ({ is: "unreachable", why }));
   }
   const answers = probe.parse(lines, group);
   return Promise.all(
     group.map(async (item, i) => {
       const answer = answers[i];
       if (answer !== undefined) return answer;
-      const again = depth < 3 ? (await readGroup(ctx, [item], probe, depth + 1))[0] : undefined;
+      const again = depth < 3 ? (await readByProbe(ctx, machine, [item], probe, depth + 1))[0] : undefined;
       if (again !== undefined) return again;
       throw new LabError("E_MISMATCH", "it keeps changing while it is read", {
         address: item.address,
