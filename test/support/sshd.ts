@@ -287,10 +287,11 @@ export async function startMachine(options: MachineOptions = {}): Promise<TestMa
     if (result.code !== 0) throw new Error(`${name}: ${command}: ${result.stderr}`);
   };
   const end = async (): Promise<void> => {
-    child.kill("SIGKILL");
+    // The namespaces' own first process: the kernel ends all others before unshare sees it gone.
+    if (running.has(child) && isAlive(pid)) process.kill(pid, "SIGKILL");
+    const timer = setTimeout(() => child.kill("SIGKILL"), 5_000);
     await exited;
-    // The namespaces go with their last process, which the kernel ends a moment later.
-    for (let i = 0; i < 200 && isAlive(pid); i++) await new Promise((resolve) => setTimeout(resolve, 5));
+    clearTimeout(timer);
   };
   return {
     name,

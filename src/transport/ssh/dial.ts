@@ -111,6 +111,8 @@ export async function dial(request: DialRequest): Promise<Client> {
       finish(error);
     });
     client.once("close", onClose);
+    // Small packets back and forth: with Nagle's algorithm each command would wait 40 ms for a delayed ACK.
+    client.once("connect", () => client.setNoDelay(true));
     client.once("ready", () => finish(undefined));
     client.connect({
       host: settings.host,
