@@ -62,6 +62,8 @@ export const CODES = {
   E_STATE_VERSION: { exit: 4, title: "the state is of another format" },
   E_STATE_LINEAGE: { exit: 4, title: "the state is another lab's" },
   E_STATE_WRITE: { exit: 4, title: "the state cannot be written" },
+  E_STATE_READ: { exit: 4, title: "the state cannot be read" },
+  E_STATE_CONFLICT: { exit: 4, title: "the state is not what this change expects" },
   E_STATE_NOT_FOUND: { exit: 4, title: "there is no such state, row or run" },
   E_LEASE_HELD: { exit: 8, title: "a lease is held by somebody else" },
 

@@ -54,6 +54,10 @@ export interface Snapshot {
   readonly rows: Readonly<Record<Address, Row>>;
   readonly outputs: Readonly<Record<string, Plain>>;
   readonly holds: Readonly<Record<Address, Hold>>;
+  /** The highest version that a row which is gone had: a row made again never repeats one. Absent: 0. */
+  readonly version_floor?: number;
+  /** The last journal that is contained; older ones, and bytes added to them later, are ignored. Absent: none. */
+  readonly folded?: { readonly token: number; readonly segment: number };
 }
 
 /** A cordon set at run time; an apply never clears it. */
@@ -75,11 +79,18 @@ export type JournalRecord =
       /** The row as it stands while the operation is open: instance id, original and desired are already in it. */
       readonly row: Row;
     }
-  | { readonly type: "checkpoint"; readonly op: string; readonly at: string; readonly checkpoint: Checkpoint }
+  | {
+      readonly type: "checkpoint";
+      readonly op: string;
+      readonly at: string;
+      readonly address: Address;
+      readonly checkpoint: Checkpoint;
+    }
   | {
       readonly type: "end";
       readonly op: string;
       readonly at: string;
+      readonly address: Address;
       readonly result: "ok" | "failed";
       /** The row afterwards; null where the resource is gone. Absent after a failure that leaves it as at begin. */
       readonly row?: Row | null;
@@ -99,6 +110,11 @@ export interface LockInfo {
   readonly since: string;
   /** Milliseconds since the epoch until which the holder vouches for itself. */
   readonly lease_until: number;
+  /** What tells the process apart from a later one with its pid; absent where the system does not say. */
+  readonly boot_id?: string;
+  readonly started?: string;
+  readonly machine_id?: string;
+  readonly pid_namespace?: string;
 }
 
 /** A reservation of a host's capacity or of a board. */

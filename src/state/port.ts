@@ -21,6 +21,10 @@ export interface LockRequest {
 }
 
 /**
+ * Versions are the store's: each write of a row (begin, end, put, move) sets `version` to one more than the row had, or
+ * than any row that is gone had, whatever the caller's row says; a checkpoint does not count. `serial` grows by one with
+ * each fold of a journal into the snapshot. `rows`, `outputs` and `holds` show what is on disk, and change as it does.
+ *
  * The state under lock. Every method resolves when its record is on disk; calls made together share one fsync.
  * After the lock was taken over every call rejects with E_STATE_LOCK_LOST and writes nothing.
  */
@@ -28,7 +32,11 @@ export interface StateSession extends StateView {
   readonly lock: LockInfo;
   /** The dead holder whose lock was taken over, if that happened. */
   readonly takenOver: LockInfo | undefined;
-  /** `row.status` is "interrupted". Must resolve before the operation starts. */
+  /**
+   * Stores the row with status "interrupted", and with `original` of the row that was there, if one was. Must resolve
+   * before the operation starts. `op` is new in this session; rejects with E_DISK_FULL or E_STATE_WRITE where the disk
+   * does not take it, after which the same call may be made again.
+   */
   begin(record: {
     readonly op: string;
     readonly run: string;
@@ -36,16 +44,24 @@ export interface StateSession extends StateView {
     readonly row: Row;
   }): Promise<void>;
   checkpoint(op: string, checkpoint: Checkpoint): Promise<void>;
-  /** `row`: the row afterwards; null: the resource is gone; absent: as at begin, with status "failed". */
+  /**
+   * `row`: the row afterwards; null: the resource is gone; absent: as at begin, with status "failed" (or "ok", for that
+   * result).
+   */
   end(record: { readonly op: string; readonly result: "ok" | "failed"; readonly row?: Row | null }): Promise<void>;
   put(row: Row): Promise<void>;
+  /** Rejects with E_STATE_NOT_FOUND where there is no such row. */
   drop(address: Address): Promise<void>;
+  /** Keeps all of the row but its address. E_STATE_NOT_FOUND: nothing at `from`; E_STATE_CONFLICT: something at `to`. */
   move(from: Address, to: Address): Promise<void>;
   setOutputs(outputs: Readonly<Record<string, Plain>>): Promise<void>;
   setHold(address: Address, hold: Hold | null): Promise<void>;
   /** Rejects where this holder was fenced; called right before each effect on the world. */
   assertHeld(): Promise<void>;
-  /** Folds the journal into the snapshot and releases the lock. */
+  /**
+   * Folds the journal into the snapshot and releases the lock. Where folding fails (a full disk) it rejects, the lock is
+   * free all the same, and what was recorded stays in the journal, which the next open folds.
+   */
   close(): Promise<void>;
 }
 
@@ -53,9 +69,9 @@ export interface StateSession extends StateView {
 export interface StateStore {
   read(scope: Scope): Promise<StateView>;
   open(scope: Scope, lock: LockRequest): Promise<StateSession>;
-  /** Who holds the lock, if anybody. */
+  /** Who holds the lock, if anybody; a holder that is known to be dead is nobody. */
   holder(scope: Scope): Promise<LockInfo | undefined>;
-  /** Takes the lock away from whoever holds it. */
+  /** Takes the lock away from whoever holds it, dead or alive, and says who that was: nothing that it writes counts. */
   unlock(scope: Scope): Promise<LockInfo | undefined>;
   /** The snapshot with the journal folded in, as text. */
   pull(scope: Scope): Promise<string>;
