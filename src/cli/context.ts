@@ -1,0 +1,83 @@
+import { userInfo } from "node:os";
+import { LabError } from "../diagnostics/index.ts";
+import type { SpecSelection } from "../engine/port.ts";
+import { parseDuration } from "../model/index.ts";
+import type { Services } from "./services.ts";
+import type { Signals } from "./signals.ts";
+import type { Terminal } from "./terminal.ts";
+
+/** Flags that every command takes. */
+export interface GlobalOptions {
+  readonly file: readonly string[];
+  readonly profile?: string;
+  readonly var: readonly string[];
+  readonly varFile: readonly string[];
+  readonly json?: boolean;
+  readonly color: boolean;
+  readonly verbose: number;
+  readonly logFormat: "text" | "json";
+  readonly parallelism: number;
+  /** Milliseconds. */
+  readonly lockTimeout: number;
+  readonly experimental?: boolean;
+}
+
+/** What a command works with. */
+export interface Context {
+  readonly term: Terminal;
+  readonly services: Services;
+  readonly signals: Signals;
+  readonly globals: GlobalOptions;
+  /** Words after `labctl`, as typed. */
+  readonly argv: readonly string[];
+}
+
+/** Which spec the flags and the positional argument name. */
+export function selectionOf(context: Context, spec?: string): SpecSelection {
+  const { globals, term } = context;
+  const vars: Record<string, string> = {};
+  for (const text of globals.var) {
+    const at = text.indexOf("=");
+    if (at < 1) {
+      throw new LabError("E_USAGE", `--var takes NAME=VALUE, not ${JSON.stringify(text)}`, {
+        hint: "for example --var ssh_key=~/.ssh/lab",
+      });
+    }
+    vars[text.slice(0, at)] = text.slice(at + 1);
+  }
+  return {
+    paths: [...(spec === undefined ? [] : [spec]), ...globals.file],
+    ...(globals.profile !== undefined && { profile: globals.profile }),
+    vars,
+    varFiles: globals.varFile,
+    cwd: term.io.cwd,
+    env: term.io.env,
+  };
+}
+
+export function whoAmI(env: Readonly<Record<string, string | undefined>>): string {
+  try {
+    return userInfo().username;
+  } catch {
+    // No entry in passwd for this uid, as in many containers.
+    return env["USER"] ?? env["LOGNAME"] ?? "unknown";
+  }
+}
+
+/** @throws LabError E_USAGE */
+export function durationOption(name: string, text: string): number {
+  const value = /^[0-9]+$/.test(text) ? Number(text) * 1000 : parseDuration(text);
+  if (value === undefined) {
+    throw new LabError("E_USAGE", `${name} takes a duration, not ${JSON.stringify(text)}`, {
+      hint: "for example 30s, 5m or 1h30m",
+    });
+  }
+  return value;
+}
+
+/** @throws LabError E_USAGE */
+export function countOption(name: string, text: string): number {
+  const value = /^[0-9]{1,6}$/.test(text) ? Number(text) : 0;
+  if (value < 1) throw new LabError("E_USAGE", `${name} takes a whole number from 1 on, not ${JSON.stringify(text)}`);
+  return value;
+}

@@ -1,0 +1,61 @@
+import type { ActionType, Address, Problem } from "../../model/index.ts";
+import type { Paint } from "./paint.ts";
+import { visible } from "./text.ts";
+
+export interface ActionWords {
+  readonly symbol: string;
+  readonly doing: string;
+  readonly done: string;
+  /** After "3 ", in the summary of a plan. */
+  readonly planned: string;
+}
+
+export const ACTIONS: Readonly<Record<ActionType, ActionWords>> = {
+  create: { symbol: "+", doing: "creating", done: "created", planned: "to create" },
+  update: { symbol: "~", doing: "changing", done: "changed", planned: "to update" },
+  replace: { symbol: "-/+", doing: "replacing", done: "replaced", planned: "to replace" },
+  delete: { symbol: "-", doing: "deleting", done: "deleted", planned: "to delete" },
+  adopt: { symbol: "=", doing: "adopting", done: "adopted", planned: "to adopt" },
+  forget: { symbol: ".", doing: "forgetting", done: "forgotten", planned: "to forget" },
+  check: { symbol: "?", doing: "checking", done: "checked", planned: "to check" },
+  blocked: { symbol: "!", doing: "blocked", done: "blocked", planned: "blocked" },
+  noop: { symbol: " ", doing: "leaving", done: "unchanged", planned: "unchanged" },
+};
+
+export function paintAction(action: ActionType, text: string, paint: Paint): string {
+  switch (action) {
+    case "create":
+      return paint.green(text);
+    case "update":
+      return paint.yellow(text);
+    case "replace":
+      return paint.magenta(text);
+    case "delete":
+      return paint.red(text);
+    case "adopt":
+    case "check":
+      return paint.cyan(text);
+    case "forget":
+    case "noop":
+      return paint.dim(text);
+    case "blocked":
+      return paint.red(text);
+  }
+}
+
+/** The first segment: what a tree is grouped by. */
+export function rootOf(address: Address): Address {
+  return splitRoot(address).root;
+}
+
+/** `host.a` and `file["/x"]` of `host.a/file["/x"]`. A slash inside a quoted key does not count. */
+export function splitRoot(address: Address): { readonly root: Address; readonly rest: string } {
+  const match = /^(?:[^/"[]|\["(?:[^"\\]|\\.)*"\])*/.exec(address);
+  const root = match?.[0] ?? address;
+  return root === "" ? { root: address, rest: "" } : { root, rest: address.slice(root.length + 1) };
+}
+
+/** Message and code on one line. */
+export function problemLine(problem: Problem, paint: Paint): string {
+  return `${visible(problem.message)} ${paint.dim(`[${problem.code}]`)}`;
+}

@@ -1,0 +1,24 @@
+import type { LabSession, LocateState, OpenLab, SpecSelection } from "../engine/port.ts";
+import type { EventBus } from "../events/port.ts";
+import type { StateSettings } from "../model/index.ts";
+import type { Kind } from "../provider/index.ts";
+import type { StateStore } from "../state/port.ts";
+
+/** All that commands use of the rest of labctl; each is loaded when it is first called. Tests hand in others. */
+export interface Services {
+  openLab: OpenLab;
+  locateState: LocateState;
+  openStore(settings: StateSettings): Promise<StateStore>;
+  /** The file in its normal form, comments kept. */
+  formatSpec(text: string, file: string): Promise<string>;
+  /** Files of a small working lab, by path below the folder. */
+  initFiles(name: string): Promise<readonly { readonly path: string; readonly content: string }[]>;
+  /** Built-in kinds. */
+  kinds(): Promise<ReadonlyMap<string, Kind>>;
+  /** The JSON Schema of lab.yaml or pipeline.yaml. */
+  specSchema(which: "lab" | "pipeline", kinds: ReadonlyMap<string, Kind>): Promise<object>;
+  /** A kind's reference page, Markdown. */
+  kindReference(kind: Kind, kinds: ReadonlyMap<string, Kind>): Promise<string>;
+}
+
+export type { EventBus, LabSession, SpecSelection };

@@ -1,0 +1,34 @@
+import type { Provider } from "../provider/index.ts";
+import type { Services } from "./services.ts";
+import { version } from "./version.ts";
+
+/** The real parts, each loaded when it is first used. */
+export function wire(): Services {
+  const builtin = async (): Promise<readonly Provider[]> => {
+    const { hostProvider } = await import("../../providers/host/index.ts");
+    return [hostProvider];
+  };
+  const kinds: Services["kinds"] = async () => {
+    const all = (await builtin()).flatMap((provider) => provider.kinds);
+    return new Map(all.map((kind) => [kind.kind, kind]));
+  };
+  return {
+    openLab: async (selection, bus, redactor) => {
+      const { createEngine } = await import("../engine/index.ts");
+      return createEngine({ version: version(), builtin })(selection, bus, redactor);
+    },
+    locateState: async (selection) => {
+      const { locateState } = await import("../engine/index.ts");
+      return locateState(selection);
+    },
+    openStore: async (settings) => {
+      const { createFileStore } = await import("../state/index.ts");
+      return createFileStore({ dir: settings.path });
+    },
+    kinds,
+    formatSpec: () => Promise.reject(new Error("the loader is not wired yet")),
+    initFiles: () => Promise.reject(new Error("the loader is not wired yet")),
+    specSchema: () => Promise.reject(new Error("the loader is not wired yet")),
+    kindReference: () => Promise.reject(new Error("the loader is not wired yet")),
+  };
+}
