@@ -31,7 +31,11 @@ export function temporaryRoot(): string {
 export async function startLabNetwork(): Promise<LabNetwork> {
   const bridge = `lab${process.pid}n${networks++}`;
   const subnet = claimSubnet();
-  await run("ip", ["link", "add", bridge, "type", "bridge"]);
+  // Without an address of its own a bridge takes a port's, and changes it as machines come and go: the others would
+  // lose their neighbour for seconds.
+  const hex = (byte: number): string => (byte & 0xff).toString(16).padStart(2, "0");
+  const mac = `02:1a:b0:${hex(subnet)}:${hex(process.pid >> 8)}:${hex(process.pid)}`;
+  await run("ip", ["link", "add", bridge, "address", mac, "type", "bridge"]);
   await run("ip", ["addr", "add", `10.213.${subnet}.1/24`, "dev", bridge]);
   await run("ip", ["link", "set", bridge, "up"]);
   const remove = (): void => {

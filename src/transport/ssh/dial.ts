@@ -54,9 +54,8 @@ export async function dial(request: DialRequest): Promise<Client> {
       prompt: (_name, _instructions, _lang, prompts, finish) => finish(prompts.map(() => password)),
     });
   }
-  // Without anything to offer the question is still asked: some machines let a user in with nothing, and else the
-  // server says what it wants.
-  if (methods.length === 0) methods.push({ type: "none", username: settings.user });
+  // Asked last: some machines let a user in with nothing, and else the server says what it wants.
+  methods.push({ type: "none", username: settings.user });
 
   const next = (left: readonly AuthenticationType[] | null): AnyAuthMethod | false => {
     if (left) allowed = left;
@@ -114,6 +113,10 @@ export async function dial(request: DialRequest): Promise<Client> {
     // Small packets back and forth: with Nagle's algorithm each command would wait 40 ms for a delayed ACK.
     client.once("connect", () => client.setNoDelay(true));
     client.once("ready", () => finish(undefined));
+    // The writer of packets is replaced when the handshake is done; logging in comes after.
+    if (keys.identities.some((identity) => identity.key.type.includes("-cert-"))) {
+      client.once("handshake", () => nameCertificateSignatures(client));
+    }
     client.connect({
       host: settings.host,
       port: settings.port,
@@ -134,6 +137,5 @@ export async function dial(request: DialRequest): Promise<Client> {
       },
       authHandler: (left, _partial, _next) => next(left) as unknown as AuthenticationType,
     });
-    if (keys.identities.some((identity) => identity.key.type.includes("-cert-"))) nameCertificateSignatures(client);
   });
 }

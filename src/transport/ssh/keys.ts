@@ -103,24 +103,15 @@ async function fromFile(
     });
   };
   const inAgent = await heldHalf(ssh2, file.path, held);
-  let text: Buffer;
-  try {
-    const info = await stat(file.path);
-    if (info.isDirectory()) return refuse("it is a directory", "name the private key file");
-    if ((info.mode & 0o077) !== 0 && process.platform !== "win32") {
-      return refuse("others can read it", `chmod 600 ${file.path}`);
-    }
-    text = await readFile(file.path);
-  } catch (cause) {
+  const read = await readPrivate(file.path);
+  if ("missing" in read) {
     if (inAgent) return inAgent;
-    const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
-    if (code === "ENOENT") {
-      return file.required
-        ? refuse("it is not there", "check `key:` under `ssh:`, or make one with ssh-keygen", cause)
-        : undefined;
-    }
-    return refuse(cause instanceof Error ? cause.message : String(cause), "check that you may read it", cause);
+    return file.required
+      ? refuse("it is not there", "check `key:` under `ssh:`, or make one with ssh-keygen", read.cause)
+      : undefined;
   }
+  if ("why" in read) return inAgent ?? refuse(read.why, read.hint, read.cause);
+  const { text } = read;
   const parsed = ssh2.utils.parseKey(text, sources.passphrase);
   const key: ParsedKey | Error | undefined = Array.isArray(parsed) ? (parsed as ParsedKey[])[0] : parsed;
   if (key === undefined || key instanceof Error) {
@@ -150,6 +141,25 @@ async function fromFile(
         else resolve(signature);
       }),
   };
+}
+
+type PrivateFile =
+  | { readonly text: Buffer }
+  | { readonly missing: true; readonly cause: unknown }
+  | { readonly why: string; readonly hint: string; readonly cause?: unknown };
+
+async function readPrivate(path: string): Promise<PrivateFile> {
+  try {
+    const info = await stat(path);
+    if (info.isDirectory()) return { why: "it is a directory", hint: "name the private key file" };
+    if ((info.mode & 0o077) !== 0 && process.platform !== "win32" && !path.endsWith(".pub")) {
+      return { why: "others can read it", hint: `chmod 600 ${path}` };
+    }
+    return { text: await readFile(path) };
+  } catch (cause) {
+    if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return { missing: true, cause };
+    return { why: cause instanceof Error ? cause.message : String(cause), hint: "check that you may read it", cause };
+  }
 }
 
 /** The agent's key for a file, told by the public half beside it: serves where the file itself is locked. */
