@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { type Item, type Reading, LabError, sh, ShellText, shJoin } from "../../src/index.ts";
+import { type Address, type Reading, LabError, sh, ShellText, shJoin } from "../../src/index.ts";
 import { normalMode } from "./common.ts";
 
 /** What stands at a path. `digest` only of regular files, and only where it was asked for. */
@@ -271,7 +271,10 @@ export function asText(bytes: Uint8Array): string | undefined {
 }
 
 /** A reading of an answer. Attributes of the entry are the observed properties. */
-export function entryReading<O>(answer: EntryAnswer | undefined, item: Item<unknown, O>): Reading<O> | undefined {
+export function entryReading(
+  answer: EntryAnswer | undefined,
+  item: { readonly address: Address },
+): Reading<Entry> | undefined {
   if (answer === undefined || answer === "moved") return undefined;
   if (answer === "absent") return { is: "absent" };
   if (answer === "hidden") {
@@ -283,7 +286,7 @@ export function entryReading<O>(answer: EntryAnswer | undefined, item: Item<unkn
       }),
     };
   }
-  return { is: "present", value: answer as unknown as O };
+  return { is: "present", value: answer };
 }
 
 /** "1000" and the name of user 1000 are the same owner. */

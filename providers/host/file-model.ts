@@ -5,6 +5,16 @@ import { type Entry, type EntryRequest, sameOwner, sha256 } from "./entries.ts";
 export const OWNER_SCHEMA = { pattern: "^[^:\\n\\u0000]+$" } as const;
 export const MODE_SCHEMA = { pattern: "^[0-7]{3,4}$" } as const;
 
+/** What can be seen of anything at a path. */
+export const ENTRY_ATTRIBUTES = {
+  type: { type: "string", enum: ["file", "link", "directory", "other"], description: "What stands at the path." },
+  mode: { type: "string", description: "Four octal digits." },
+  owner: { type: "string", description: "User that owns it." },
+  group: { type: "string", description: "Group that owns it." },
+  uid: { type: "integer", description: "Number of the user that owns it." },
+  gid: { type: "integer", description: "Number of the group that owns it." },
+} as const;
+
 export const schema = {
   type: "object",
   properties: {
@@ -79,14 +89,9 @@ export const schema = {
 export const attributes = {
   type: "object",
   properties: {
-    type: { type: "string", enum: ["file", "link", "directory", "other"], description: "What stands at the path." },
-    digest: { type: "string", description: "SHA-256 (hex) of the content, where the content is managed." },
+    ...ENTRY_ATTRIBUTES,
     size: { type: "integer", description: "Bytes." },
-    mode: { type: "string", description: "Four octal digits." },
-    owner: { type: "string", description: "User that owns it." },
-    group: { type: "string", description: "Group that owns it." },
-    uid: { type: "integer", description: "Number of the user that owns it." },
-    gid: { type: "integer", description: "Number of the group that owns it." },
+    digest: { type: "string", description: "SHA-256 (hex) of the content, where the content is managed." },
     target: { type: "string", description: "Where a symbolic link leads." },
     content: {
       type: "string",

@@ -38,7 +38,7 @@ export function keepId(path: string, instanceId: string): string {
  * Where originals are kept: on the machine itself, readable by nobody else. They never leave it. A copy is named by the
  * resource and the digest of its content, so that a damaged one is never restored.
  */
-const FUNCTIONS = new ShellText(String.raw`umask 077
+export const FILE_FUNCTIONS = new ShellText(String.raw`umask 077
 if [ "$(id -u)" = 0 ]; then labctl_home=/var/lib/labctl; else labctl_home=${"$"}{XDG_STATE_HOME:-$HOME/.local/state}/labctl; fi
 labctl_store=$labctl_home/originals
 labctl_say() { printf 'E %s %s ' "$1" "$2"; printf '%s' "$3" | tr '\n\r' '  '; echo; }
@@ -158,7 +158,7 @@ export function filesScript(works: readonly FileWork[], readBack: readonly Entry
   const temporaries = placed.map((work) => work.temporary);
   const directories = [...new Set(placed.map((work) => dirname(work.path)))];
   return shJoin([
-    FUNCTIONS,
+    FILE_FUNCTIONS,
     ...(placed.length === 0
       ? []
       : [sh`labctl_clean() { rm -f -- ${temporaries}; }`, new ShellText("trap 'labctl_clean; exit 143' TERM INT HUP")]),
@@ -184,7 +184,7 @@ export interface FileRemoval {
 /** Removes the file and what labctl kept of it. Prints like {@link filesScript}. */
 export function removalScript(removal: FileRemoval): ShellText {
   return shJoin([
-    FUNCTIONS,
+    FILE_FUNCTIONS,
     sh`rm -f -- ${removal.temporary}`,
     ...(removal.remove
       ? [

@@ -156,7 +156,7 @@ async function writeBatch(
   if (!complete) throw new LabError("E_COMMAND_FAILED", "writing files did not come to its end", { retryable: true });
   const answers = parseEntries(entries, requests);
   for (const [i, { item }] of batch.entries()) {
-    const outcome = outcomeOf(item, failures.get(i), entryReading<Observed>(answers[i], item));
+    const outcome = outcomeOf(item, failures.get(i), entryReading(answers[i], item));
     outcomes.set(item.address, outcome);
   }
 }
@@ -164,7 +164,7 @@ async function writeBatch(
 function outcomeOf(
   item: FileItem,
   failed: StepFailure | undefined,
-  reading: ReturnType<typeof entryReading<Observed>>,
+  reading: ReturnType<typeof entryReading>,
 ): Outcome<Observed> {
   if (failed !== undefined) return { error: fileFailure(failed, item.desired.path, item.address) };
   if (reading?.is !== "present") {

@@ -1,7 +1,7 @@
 import { defineKind } from "../../src/index.ts";
 import { PATH_PATTERN, readByMachine } from "./common.ts";
 import { asText, entriesScript, entryReading, parseEntries, sha256 } from "./entries.ts";
-import { attributes, diffFile, isSecret, type Observed, request, schema } from "./file-model.ts";
+import { attributes, diffFile, isSecret, request, schema } from "./file-model.ts";
 import { remove } from "./file-remove.ts";
 import { keepId } from "./file-script.ts";
 import { reconcile, reconcileMany } from "./file-write.ts";
@@ -52,7 +52,7 @@ export const file = defineKind({
       parse: (lines, group) =>
         parseEntries(lines, group.map(request)).map((answer, i) => {
           const item = group[i];
-          return item === undefined ? undefined : entryReading<Observed>(answer, item);
+          return item === undefined ? undefined : entryReading(answer, item);
         }),
     });
   },
