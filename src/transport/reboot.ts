@@ -9,7 +9,7 @@ const BOOT_ID = "cat /proc/sys/kernel/random/boot_id";
 /** The shell answers first; then the machine goes down. Who restarts it is tried in turn. */
 const RESTART = `PATH=$PATH:/sbin:/usr/sbin; export PATH
 command -v reboot >/dev/null 2>&1 || command -v systemctl >/dev/null 2>&1 || { echo "neither reboot nor systemctl is there" >&2; exit 1; }
-( trap "" HUP; sleep 1; systemctl reboot || reboot || reboot -f ) </dev/null >/dev/null 2>&1 &
+( trap "" HUP; sleep 1; reboot || systemctl reboot || reboot -f ) </dev/null >/dev/null 2>&1 &
 exit 0`;
 const POLL_MS = 1_000;
 const ASK_MS = 10_000;
@@ -21,6 +21,9 @@ export async function reboot(
   options: { readonly timeout: number; readonly signal?: AbortSignal },
 ): Promise<{ readonly boot_id: string }> {
   const deadline = performance.now() + options.timeout;
+  // Connecting has waits of its own, which may be longer than what is left.
+  const late = AbortSignal.timeout(options.timeout);
+  const signal = options.signal ? AbortSignal.any([options.signal, late]) : late;
   const ask = (script: string): Promise<ExecResult> =>
     run(link, {
       script: fullScript({ script }),
@@ -28,7 +31,7 @@ export async function reboot(
       root: script === RESTART,
       timeout: Math.max(1, Math.min(ASK_MS, deadline - performance.now())),
       keep: 4096,
-      ...(options.signal && { signal: options.signal }),
+      signal,
     });
   const before = (await ask(BOOT_ID)).stdout.toString("utf8").trim();
   if (before === "")
@@ -53,7 +56,7 @@ export async function reboot(
       // A new host key or a login that fails does not mend itself by waiting.
       if (!(error instanceof LabError)) throw error;
       if (error.code === "E_HOST_KEY_CHANGED" || error.code === "E_HOST_KEY_UNKNOWN") throw error;
-      last = error.message;
+      if (error.code !== "E_CANCELLED") last = error.message;
       await link.reset();
     }
   }
