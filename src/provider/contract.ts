@@ -1,4 +1,3 @@
-import type { FromSchema, JSONSchema } from "json-schema-to-ts";
 import type { Address, Checkpoint, LogLevel, Plain } from "../model/index.ts";
 import type { ConnectionSpec, Machine } from "../transport/index.ts";
 import type { ObjectSchema, Schema } from "./schema.ts";
@@ -199,6 +198,3 @@ export interface Provider {
   readonly api: number;
   readonly kinds: readonly Kind[];
 }
-
-/** The TypeScript type of what a schema allows. */
-export type Infer<S> = S extends JSONSchema ? FromSchema<S> : never;

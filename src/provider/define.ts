@@ -1,5 +1,6 @@
 import type { Plain } from "../model/index.ts";
-import { API_VERSION, type Infer, type Kind, type Provider } from "./contract.ts";
+import { API_VERSION, type Kind, type Provider } from "./contract.ts";
+import type { Infer } from "./infer.ts";
 import type { ObjectSchema } from "./schema.ts";
 
 /** Declares a kind; the types of `desired` and `observed` follow from its two schemas. */

@@ -1,3 +1,4 @@
 export * from "./contract.ts";
 export * from "./define.ts";
+export type { Infer } from "./infer.ts";
 export type { Annotations, ObjectSchema, Schema } from "./schema.ts";

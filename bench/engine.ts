@@ -1,0 +1,166 @@
+// Planning and applying N resources in memory, with the real state on disk. What should grow with N is compared with N:
+// ratios near 1 mean linear growth.
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { execute } from "../src/apply/index.ts";
+import { readAll } from "../src/engine/reader.ts";
+import type { Resource } from "../src/model/index.ts";
+import { dependencyGraph, makePlan, selectAddresses } from "../src/plan/index.ts";
+import type { Kind } from "../src/provider/index.ts";
+import { createFileStore, type StateSession } from "../src/state/index.ts";
+import { benchKind } from "./memory.ts";
+
+export interface Sample {
+  readonly resources: number;
+  /** CPU milliseconds, all of labctl's own. */
+  readonly planEmpty: number;
+  readonly apply: number;
+  readonly planFull: number;
+  /** Wall microseconds for begin and end of one operation, alone. */
+  readonly operation: number;
+}
+
+const never = new AbortController().signal;
+
+function spec(count: number): Resource[] {
+  return Array.from({ length: count }, (_, i) => ({
+    address: `cell.c${i}`,
+    kind: "cell",
+    desired: { name: `c${i}`, value: i },
+    // A tree ten wide: dependencies are part of what is measured.
+    depends: i === 0 ? [] : [`cell.c${Math.floor((i - 1) / 10)}`],
+    options: {},
+    at: { file: "lab.yaml", line: i + 1, column: 1 },
+    places: {},
+  }));
+}
+
+async function plan(resources: readonly Resource[], kinds: ReadonlyMap<string, Kind>, session: StateSession) {
+  const graph = dependencyGraph(resources, session.rows);
+  const selected = selectAddresses(graph, { targets: [], excludes: [] }, "normal");
+  const looked = await readAll({
+    addresses: selected,
+    resources: new Map(resources.map((one) => [one.address, one])),
+    rows: session.rows,
+    kinds,
+    sources: { secret: () => undefined, attribute: () => undefined },
+    newId: () => "id",
+    context: context,
+    signal: never,
+    parallelism: 10,
+  });
+  return makePlan({
+    header: {
+      labctl: "bench",
+      id: "bench",
+      created_at: "",
+      lab: "bench",
+      scope: "lab",
+      spec: [],
+      lineage: session.lineage,
+      serial: session.serial,
+      settings: { root: "/", providers: [] },
+    },
+    mode: "normal",
+    resources,
+    rows: session.rows,
+    movedFrom: new Map(),
+    graph,
+    soft: new Map(),
+    selected,
+    readings: looked.readings,
+    derived: looked.derived,
+    kinds,
+    secret: () => undefined,
+    secrets: {},
+    seal: () => undefined,
+    removed: [],
+    imports: new Map(),
+    replace: [],
+    refreshed: true,
+    outputs: {},
+    stateOutputs: {},
+  });
+}
+
+function context(): never {
+  return { signal: never, machine: context, local: {}, log: () => undefined } as never;
+}
+
+function cpu(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
+async function measure(count: number): Promise<Sample> {
+  const dir = await mkdtemp(join(tmpdir(), "labctl-bench-"));
+  try {
+    const kinds = new Map([["cell", benchKind(new Map())]]);
+    const resources = spec(count);
+    const session = await createFileStore({ dir }).open("lab", { holder: "bench", purpose: "bench", timeout: 0 });
+    const t0 = cpu();
+    const first = await plan(resources, kinds, session);
+    const t1 = cpu();
+    let id = 0;
+    const result = await execute(
+      first,
+      {
+        session,
+        kinds,
+        bus: { run: "bench", emit: () => undefined, on: () => () => undefined },
+        context,
+        secret: () => Promise.resolve(undefined),
+        resource: () => undefined,
+        settled: () => undefined,
+        seal: () => undefined,
+        run: "bench",
+        newId: () => `${++id}`,
+        now: () => new Date(),
+        monotonic: () => performance.now(),
+        defaults: { retry: { attempts: 0, delay: 1, max_delay: 1 }, readTimeout: 60_000 },
+      },
+      { parallelism: 10, onFailure: "continue", soft: never, hard: never, force: false },
+    );
+    if (result.problems.length > 0) throw new Error(JSON.stringify(result.problems[0]));
+    const t2 = cpu();
+    const again = await plan(resources, kinds, session);
+    const t3 = cpu();
+    if (again.actions.some((one) => one.action !== "noop")) throw new Error("the second plan is not empty");
+    const operation = await costOfOperation(session);
+    await session.close();
+    return { resources: count, planEmpty: t1 - t0, apply: t2 - t1, planFull: t3 - t2, operation };
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+/** Median of single begin and end pairs, each with its own fsync. */
+async function costOfOperation(session: StateSession): Promise<number> {
+  const row = session.rows.get("cell.c1");
+  if (row === undefined) throw new Error("no row");
+  const times: number[] = [];
+  for (let i = 0; i < 200; i++) {
+    const start = performance.now();
+    await session.begin({ op: `op-${i}`, run: "bench", action: "update", row: { ...row, status: "interrupted" } });
+    await session.end({ op: `op-${i}`, result: "ok", row });
+    times.push((performance.now() - start) * 1000);
+  }
+  return times.sort((a, b) => a - b)[100] ?? 0;
+}
+
+export async function benchEngine(): Promise<{ samples: Sample[]; ratios: Record<string, number> }> {
+  await measure(1000); // warms up the compiler
+  const samples: Sample[] = [];
+  for (const count of [100, 1000, 5000, 20_000]) samples.push(await measure(count));
+  const at = (count: number): Sample => samples.find((one) => one.resources === count) ?? (samples[0] as Sample);
+  const growth = (pick: (sample: Sample) => number): number => pick(at(20_000)) / pick(at(5000)) / 4;
+  return {
+    samples,
+    ratios: {
+      "plan of 20,000 against 4 times that of 5,000": growth((one) => one.planFull),
+      "apply of 20,000 against 4 times that of 5,000": growth((one) => one.apply),
+      "state cost of one operation at 20,000 against at 100": at(20_000).operation / at(100).operation,
+    },
+  };
+}
