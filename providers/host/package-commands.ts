@@ -1,0 +1,234 @@
+import { sh, shCommand, type ShellText, shJoin } from "../../src/index.ts";
+
+export type Manager = "apt" | "dnf" | "apk";
+
+/** One package as it is wanted, and what is there of it. */
+export interface PackageWish {
+  readonly name: string;
+  readonly version?: string | undefined;
+  readonly recommends?: boolean | undefined;
+}
+
+export type PackageState = {
+  readonly installed: boolean;
+  readonly version: string;
+  readonly hold: boolean;
+};
+
+/** Looks at the named packages with whatever manages packages here. See {@link parsePackages}. */
+export function packagesScript(names: readonly string[]): ShellText {
+  const apt = "labctl ${db:Status-Abbrev}|${Package}|${Architecture}|${Version}\\n";
+  const rpm = "labctl ii |%{NAME}|%{ARCH}|%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n";
+  return sh`if command -v apt-get >/dev/null 2>&1; then echo apt; dpkg-query -W -f ${apt} -- ${names} 2>/dev/null
+elif command -v dnf >/dev/null 2>&1; then echo dnf; rpm -q --qf ${rpm} -- ${names} 2>/dev/null
+elif command -v apk >/dev/null 2>&1; then echo apk; awk ${'/^P:/ { p = substr($0, 3) } /^V:/ { print "labctl ii |" p "||" substr($0, 3) }'} /lib/apk/db/installed
+else echo none; fi`;
+}
+
+/** The manager, and what is known of each package that is there. */
+export function parsePackages(lines: readonly string[]): {
+  readonly manager: Manager | undefined;
+  find(name: string): PackageState | undefined;
+} {
+  const [first] = lines;
+  const manager = first === "apt" || first === "dnf" || first === "apk" ? first : undefined;
+  const states = new Map<string, PackageState>();
+  for (const line of lines) {
+    const match = /^labctl (.)(.).?\|([^|]*)\|([^|]*)\|(.*)$/.exec(line);
+    if (match === null) continue;
+    const [, want = "", status = "", name = "", arch = "", version = ""] = match;
+    // n: not installed; c: only configuration files are left.
+    if (status === "n" || status === "c") continue;
+    const state = { installed: status === "i", hold: want === "h", version: plainVersion(version) };
+    for (const key of [name, `${name}:${arch}`]) {
+      const known = states.get(key);
+      if (known === undefined || (!known.installed && state.installed)) states.set(key, state);
+    }
+  }
+  return { manager, find: (name) => states.get(name) };
+}
+
+/** rpm's epoch 0 is never written by people. */
+function plainVersion(version: string): string {
+  return version.replace(/^0:/, "");
+}
+
+/** `1.2.*` stands for every version that begins so. */
+export function versionMatches(wanted: string, found: string): boolean {
+  return wanted.endsWith("*") ? found.startsWith(wanted.slice(0, -1)) : wanted === found;
+}
+
+export const APT_ENVIRONMENT = {
+  DEBIAN_FRONTEND: "noninteractive",
+  APT_LISTCHANGES_FRONTEND: "none",
+  NEEDRESTART_MODE: "l",
+  UCF_FORCE_CONFFOLD: "1",
+  LC_ALL: "C",
+} as const;
+
+/** How long apt waits for another package manager, in seconds. */
+const LOCK_SECONDS = 300;
+
+const APT_OPTIONS = [
+  "-y",
+  "-q",
+  "-o",
+  "Dpkg::Use-Pty=0",
+  "-o",
+  `DPkg::Lock::Timeout=${LOCK_SECONDS}`,
+  "-o",
+  "Dpkg::Options::=--force-confdef",
+  "-o",
+  "Dpkg::Options::=--force-confold",
+];
+
+/** Installs or changes packages, all in one transaction, without removing any other. */
+export function installCommand(manager: Manager, wishes: readonly PackageWish[]): ShellText {
+  switch (manager) {
+    case "apt": {
+      const recommends = wishes[0]?.recommends;
+      return shCommand([
+        "apt-get",
+        ...APT_OPTIONS,
+        "--no-remove",
+        "--allow-downgrades",
+        "--allow-change-held-packages",
+        ...(recommends === undefined ? [] : [recommends ? "--install-recommends" : "--no-install-recommends"]),
+        "install",
+        "--",
+        ...wishes.map(({ name, version }) => (version === undefined ? name : `${name}=${version}`)),
+      ]);
+    }
+    case "dnf":
+      // dnf changes the version of what is installed only where it is named with it; setopt keeps it from removing others.
+      return shCommand([
+        "dnf",
+        "-y",
+        "-q",
+        "--setopt=clean_requirements_on_remove=False",
+        ...(wishes[0]?.recommends === undefined
+          ? []
+          : [`--setopt=install_weak_deps=${wishes[0].recommends ? "True" : "False"}`]),
+        "install",
+        "--",
+        ...wishes.map(({ name, version }) => (version === undefined ? name : `${name}-${version}`)),
+      ]);
+    case "apk":
+      return shCommand([
+        "apk",
+        "add",
+        "--no-progress",
+        "--wait",
+        String(LOCK_SECONDS),
+        "--",
+        ...wishes.map(({ name, version }) => (version === undefined ? name : `${name}=${version}`)),
+      ]);
+  }
+}
+
+/** Reads the lists of what can be installed anew. */
+export function refreshCommand(manager: Manager): ShellText {
+  switch (manager) {
+    case "apt":
+      return shCommand(["apt-get", ...APT_OPTIONS, "update"]);
+    case "dnf":
+      return shCommand(["dnf", "-y", "-q", "makecache"]);
+    case "apk":
+      return shCommand(["apk", "update", "--no-progress", "--wait", String(LOCK_SECONDS)]);
+  }
+}
+
+/** Prints `stale` where apt's lists are missing or older than a day, and `broken` where a dpkg run was cut off. */
+export function aptHealthScript(): ShellText {
+  return sh`if [ -z "$(find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' 2>/dev/null | head -n 1)" ] ||
+  [ -n "$(find /var/lib/apt/lists -maxdepth 0 -mmin +1440 2>/dev/null)" ]; then echo stale; fi
+if [ -n "$(dpkg --audit 2>/dev/null)" ] || [ -n "$(find /var/lib/dpkg/updates -type f -name '[0-9]*' 2>/dev/null | head -n 1)" ]; then echo broken; fi`;
+}
+
+/** Finishes what a killed dpkg left, waiting a bounded time for one that still runs. */
+export function aptRepairScript(): ShellText {
+  return shJoin([
+    sh`labctl_n=0
+while :; do
+  labctl_m=$(dpkg --force-confdef --force-confold --configure -a 2>&1) && break
+  case $labctl_m in *lock*) ;; *) break ;; esac
+  labctl_n=$((labctl_n + 1)); [ $labctl_n -lt ${LOCK_SECONDS / 2} ] || break
+  sleep 2
+done
+printf '%s\n' "$labctl_m"`,
+    shCommand(["apt-get", ...APT_OPTIONS, "--no-remove", "--fix-broken", "install"]),
+  ]);
+}
+
+/** Removes one package and nothing that needs it. */
+export function removeCommand(manager: Manager, name: string): ShellText {
+  switch (manager) {
+    case "apt":
+      return shCommand([
+        "apt-get",
+        ...APT_OPTIONS,
+        "--no-auto-remove",
+        "--allow-change-held-packages",
+        "remove",
+        "--",
+        name,
+      ]);
+    case "dnf":
+      return shCommand(["dnf", "-y", "-q", "remove", "--noautoremove", "--", name]);
+    case "apk":
+      return shCommand(["apk", "del", "--no-progress", "--wait", String(LOCK_SECONDS), "--", name]);
+  }
+}
+
+/** What else would go, one name a line: empty where it stands alone. */
+export function removalCheck(manager: Manager, name: string): ShellText {
+  switch (manager) {
+    case "apt":
+      return sh`apt-get -s -q --no-auto-remove --allow-change-held-packages remove -- ${name} 2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p'`;
+    case "dnf":
+      return sh`rpm -q --qf '%{NAME}\n' --whatrequires -- ${name} 2>/dev/null | grep -v '^no package requires' || :`;
+    case "apk":
+      return sh`apk info -q -r -- ${name} 2>/dev/null | sed 's/-[0-9][^-]*-r[0-9]*$//' || :`;
+  }
+}
+
+export function holdCommand(name: string, hold: boolean): ShellText {
+  return shCommand(["apt-mark", hold ? "hold" : "unhold", "--", name]);
+}
+
+/** Names near to one that does not exist; the caller picks the nearest. */
+export function namesCommand(manager: Manager, name: string): ShellText {
+  switch (manager) {
+    case "apt":
+      return sh`apt-cache pkgnames -- ${name.slice(0, 2)} 2>/dev/null | head -n 20000`;
+    case "dnf":
+      return sh`dnf -q -C repoquery --qf '%{name}\n' -- ${`${name.slice(0, 2)}*`} 2>/dev/null | head -n 20000`;
+    case "apk":
+      return sh`apk search -q -- ${name.slice(0, 2)} 2>/dev/null | head -n 20000`;
+  }
+}
+
+/** The packages that the output says cannot be found, by name. */
+export function unknownPackages(output: string): string[] {
+  const patterns = [
+    /E: Unable to locate package (\S+)/g,
+    /E: Package '([^']+)' has no installation candidate/g,
+    /E: Version '[^']+' for '([^']+)' was not found/g,
+    /E: Couldn't find any package by (?:glob|regex) '([^']+)'/g,
+    /No match for argument: (\S+)/g,
+    /^\s+(\S+) \(no such package\)/gm,
+  ];
+  const names = patterns.flatMap((pattern) => [...output.matchAll(pattern)].map((match) => match[1] ?? ""));
+  return [...new Set(names)];
+}
+
+/** The lines of a package manager's output that say what went wrong. */
+export function relevantLines(output: string): string {
+  const lines = output.split(/\r?\n/).map((line) => line.trim());
+  const telling = lines.filter((line) =>
+    /^(E:|W: Failed|Err:|dpkg: error|ERROR:|Error:|error:)|unmet dependencies|Depends:|Conflicts:|Breaks:|no such package|No match for argument|unsatisfiable|No space left|need to be removed/i.test(
+      line,
+    ),
+  );
+  return (telling.length > 0 ? telling : lines.filter((line) => line !== "").slice(-3)).slice(0, 8).join("\n");
+}
