@@ -1,4 +1,4 @@
-import type { Diagnostic } from "../diagnostics/index.ts";
+import type { Diagnostic, Redactor } from "../diagnostics/index.ts";
 import type { EventBus } from "../events/port.ts";
 import type { Address, Lab, Plan, PlanMode, RunSummary, StateSettings } from "../model/index.ts";
 import type { Kind } from "../provider/index.ts";
@@ -29,6 +29,8 @@ export interface PlanOptions {
   readonly parallelism: number;
   readonly batch?: number;
   readonly experimental: boolean;
+  /** The plan will be saved: make sure that the key of its keyed digests outlives this process. */
+  readonly durableSeal?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -71,8 +73,11 @@ export interface LabSession {
   close(): Promise<void>;
 }
 
-/** Loads and validates; throws DiagnosticsError with every problem at once. */
-export type OpenLab = (selection: SpecSelection, bus: EventBus) => Promise<LabSession>;
+/**
+ * Loads and validates; throws DiagnosticsError with every problem at once. Secret values are registered with the
+ * redactor before they are used: the one that the bus redacts with.
+ */
+export type OpenLab = (selection: SpecSelection, bus: EventBus, redactor: Redactor) => Promise<LabSession>;
 
 /** Where a lab's state stands, found without a valid spec: for `state` and `history` when the spec is broken. */
 export type LocateState = (selection: SpecSelection) => Promise<StateSettings>;

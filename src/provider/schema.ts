@@ -1,6 +1,6 @@
 /**
  * JSON Schema (draft-07 subset) as kinds write it, with labctl's own annotations under `x-labctl`.
- * Types are inferred from it (json-schema-to-ts), editors read it, ajv validates with it, the reference is made of it.
+ * Types are inferred from it (infer.ts), editors read it, ajv validates with it, the reference is made of it.
  */
 export interface Annotations {
   /** A change of this property replaces the resource. */

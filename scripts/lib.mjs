@@ -1,0 +1,80 @@
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+/** Runs a command in the checkout, output shown; resolves to its exit code. */
+export function run(command, args, options = {}) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { stdio: ["ignore", "inherit", "inherit"], ...options });
+    child.on("error", () => resolve(127));
+    child.on("close", (code, signal) => resolve(code ?? (signal ? 128 : 1)));
+  });
+}
+
+/** Runs vitest and reads its JSON report. */
+export async function vitest(args, options = {}) {
+  const folder = mkdtempSync(join(tmpdir(), "labctl-test-"));
+  const report = join(folder, "report.json");
+  try {
+    const cwd = options.cwd ?? process.cwd();
+    const reporters = options.quiet ? ["--reporter=json"] : ["--reporter=default", "--reporter=json"];
+    const code = await run(
+      process.execPath,
+      [join(cwd, "node_modules/vitest/vitest.mjs"), "run", ...reporters, `--outputFile.json=${report}`, ...args],
+      {
+        cwd,
+        ...(options.quiet ? { stdio: ["ignore", "ignore", "ignore"] } : {}),
+        env: { ...process.env, ...options.env },
+      },
+    );
+    try {
+      return { code, report: JSON.parse(readFileSync(report, "utf8")) };
+    } catch {
+      return { code, report: undefined };
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Programs that the system tests talk to, with the Debian packages that bring them. */
+const PEERS = {
+  sshd: "openssh-server",
+  "ssh-keygen": "openssh-client",
+  sudo: "sudo",
+  busybox: "busybox",
+  ip: "iproute2",
+  dash: "dash",
+  zsh: "zsh",
+  fish: "fish",
+  faketime: "faketime",
+};
+
+function has(program) {
+  const path = `${process.env.PATH ?? ""}:/usr/sbin:/sbin`;
+  return (
+    spawnSync("sh", ["-c", `command -v "$1"`, "sh", program], { env: { ...process.env, PATH: path } }).status === 0
+  );
+}
+
+/** Installs the peers that are missing where that may be done, and says so; returns those that stay missing. */
+export function installPeers() {
+  const missing = Object.keys(PEERS).filter((program) => !has(program));
+  if (missing.length === 0) return [];
+  const packages = missing.map((program) => PEERS[program]);
+  if (process.getuid?.() !== 0 || !has("apt-get")) return missing;
+  process.stdout.write(`Installing what the tests talk to: ${packages.join(" ")}\n`);
+  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+  // A daemon that a package starts by itself would stand in the way of the tests' own.
+  const apt = (...args) =>
+    spawnSync("apt-get", ["-q", "-y", "-o", "DPkg::Lock::Timeout=120", ...args], {
+      env,
+      stdio: ["ignore", "ignore", "inherit"],
+    });
+  if (apt("install", "--no-install-recommends", ...packages).status !== 0) {
+    apt("update");
+    apt("install", "--no-install-recommends", ...packages);
+  }
+  return missing.filter((program) => !has(program));
+}

@@ -1,0 +1,51 @@
+// `npm test`: everything that must hold before a commit lands, from types to real machines. Ends with
+// `N passed, N failed, N skipped`; the checks before the tests count as one each.
+import { installPeers, run, vitest } from "./lib.mjs";
+
+const node = process.execPath;
+const bin = (name) => ["node_modules/.bin/" + name];
+const CHECKS = [
+  ["build", node, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]],
+  ["types", node, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.json", "--noEmit"]],
+  ["lint, boundaries and cycles", ...bin("oxlint"), ["--type-aware", "--deny-warnings"]],
+  ["formatting", ...bin("biome"), ["format", "--reporter=summary", "."]],
+  ["unused files, exports and packages", ...bin("knip"), []],
+  ["schemas and reference are fresh", node, ["dist/scripts/generate.js", "--check"]],
+];
+
+let passed = 0;
+let failed = 0;
+let skipped = 0;
+for (const [name, command, args] of CHECKS) {
+  const code = await run(command, args);
+  process.stdout.write(`${code === 0 ? "ok  " : "FAIL"} ${name}\n`);
+  if (code === 0) passed += 1;
+  else failed += 1;
+}
+
+const missing = installPeers();
+if (missing.length > 0) {
+  process.stdout.write(
+    `\nSkipping the tests that need: ${missing.join(", ")}. As root on Debian they are installed by themselves.\n`,
+  );
+}
+const { code, report } = await vitest([]);
+if (report === undefined) failed += 1;
+else {
+  passed += report.numPassedTests;
+  failed += report.numFailedTests;
+  skipped += report.numPendingTests + report.numTodoTests;
+  // A file that does not even load has no tests to count.
+  const broken = report.testResults.filter(
+    (file) => file.status === "failed" && !file.assertionResults.some((one) => one.status === "failed"),
+  );
+  failed += broken.length;
+  for (const file of broken) process.stdout.write(`FAIL ${file.name}: ${file.message}\n`);
+  for (const file of report.testResults) {
+    for (const one of file.assertionResults)
+      if (one.status === "pending" || one.status === "skipped") process.stdout.write(`skipped: ${one.fullName}\n`);
+  }
+  if (code !== 0 && failed === 0) failed += 1;
+}
+process.stdout.write(`\n${passed} passed, ${failed} failed, ${skipped} skipped\n`);
+process.exitCode = failed === 0 ? 0 : 1;

@@ -1,0 +1,379 @@
+import { randomBytes } from "node:crypto";
+import { hostname, userInfo } from "node:os";
+import { execute, type ExecutionResult } from "../apply/index.ts";
+import type { LoadResult } from "../config/index.ts";
+import { type Code, exitCodeOf, LabError, type Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
+import type { EventBus } from "../events/port.ts";
+import {
+  type Address,
+  type Lab,
+  type Plan,
+  type Resource,
+  type Row,
+  type RunSummary,
+  type Seal,
+  type SecretSource,
+  type Sensitive,
+  type Value,
+} from "../model/index.ts";
+import {
+  applyMoves,
+  dependencyGraph,
+  dig,
+  makePlan,
+  type ReferenceSources,
+  type Readings,
+  resolveValue,
+  rowReading,
+  selectAddresses,
+} from "../plan/index.ts";
+import type { Kind, KindContext } from "../provider/index.ts";
+import type { StateSession, StateStore, StateView } from "../state/index.ts";
+import type { Machine, MachinePool } from "../transport/index.ts";
+import { importRows } from "./imports.ts";
+import { localFiles } from "./local-files.ts";
+import { Machines, secretNames } from "./machines.ts";
+import { siblingOrder } from "./order.ts";
+import type { ApplyOptions, LabSession, PlanOptions } from "./port.ts";
+import type { ProviderLock } from "./providers.ts";
+import { readAll } from "./reader.ts";
+import { openSeal } from "./seal.ts";
+
+const SCOPE = "lab";
+
+export interface SessionParts {
+  readonly loaded: LoadResult;
+  readonly kinds: ReadonlyMap<string, Kind>;
+  readonly store: StateStore;
+  readonly pool: MachinePool;
+  readonly bus: EventBus;
+  readonly redactor: Redactor;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly version: string;
+  readonly providerLock: ProviderLock;
+  readonly secret: (name: string, sources: Readonly<Record<string, SecretSource>>) => Promise<Sensitive>;
+}
+
+/** A loaded lab: plans, applies, and hands out machines. */
+export class Session implements LabSession {
+  readonly #parts: SessionParts;
+  readonly #machines: Machines;
+  readonly #resources: ReadonlyMap<Address, Resource>;
+  #seal: Promise<Seal> | undefined;
+  #sealIsDurable = false;
+
+  constructor(parts: SessionParts) {
+    this.#parts = parts;
+    this.#resources = new Map(this.lab.resources.map((resource) => [resource.address, resource]));
+    this.#machines = new Machines({
+      lab: this.lab,
+      root: this.root,
+      kinds: parts.kinds,
+      pool: parts.pool,
+      secret: parts.secret,
+    });
+  }
+
+  get lab(): Lab {
+    return this.#parts.loaded.lab;
+  }
+  get root(): string {
+    return this.#parts.loaded.root;
+  }
+  get warnings(): LabSession["warnings"] {
+    return this.#parts.loaded.warnings;
+  }
+  get kinds(): ReadonlyMap<string, Kind> {
+    return this.#parts.kinds;
+  }
+  get store(): StateStore {
+    return this.#parts.store;
+  }
+  get bus(): EventBus {
+    return this.#parts.bus;
+  }
+
+  async plan(options: PlanOptions): Promise<Plan> {
+    const { bus, kinds } = this.#parts;
+    const view = await this.store.read(SCOPE);
+    const seal = await this.#openSeal(options.durableSeal === true);
+    const moved = applyMoves(view.rows, this.lab.moved);
+    const resources = this.lab.resources;
+    this.#refuseExperimental(resources, moved.rows, options.experimental);
+    const graph = dependencyGraph(resources, moved.rows);
+    const selected = selectAddresses(graph, options, options.mode);
+    const imports = new Map([...this.lab.imports, ...(options.imports ?? [])].map((one) => [one.address, one.id]));
+    importRows(imports, this.#resources, kinds);
+    const secrets = await this.#resolveSecrets(selected);
+    const signal = options.signal ?? new AbortController().signal;
+
+    const reading = this.#clock("read");
+    const wanted = new Set([...selected].filter((address) => options.mode === "normal" || moved.rows.has(address)));
+    await this.#machines.prepare(moved.rows, wanted);
+    const looked = await readAll({
+      addresses: wanted,
+      resources: options.mode === "refresh-only" ? new Map() : this.#resources,
+      rows: moved.rows,
+      kinds,
+      sources: this.#staticSources(secrets),
+      newId,
+      context: (address, bounded) => this.#context(address, bounded),
+      signal,
+      parallelism: options.refresh ? options.parallelism : 0,
+    });
+    const readings: Readings = options.refresh
+      ? looked.readings
+      : new Map([...wanted].map((address) => [address, rowReading(moved.rows.get(address))]));
+    reading();
+
+    const planning = this.#clock("plan");
+    const plan = makePlan({
+      header: {
+        labctl: this.#parts.version,
+        id: newId(),
+        created_at: new Date().toISOString(),
+        lab: this.lab.name,
+        scope: SCOPE,
+        spec: this.lab.files,
+        lineage: view.lineage,
+        serial: view.serial,
+        settings: {
+          root: this.root,
+          ...(options.batch !== undefined && { batch: options.batch }),
+          providers: this.#parts.providerLock.used,
+        },
+      },
+      mode: options.mode,
+      resources,
+      rows: moved.rows,
+      movedFrom: moved.from,
+      graph,
+      soft: siblingOrder(resources, moved.rows, kinds),
+      selected,
+      readings,
+      derived: looked.derived,
+      kinds,
+      secret: (name) => secrets.get(name),
+      secrets: this.lab.secrets,
+      seal,
+      removed: this.lab.removed,
+      imports,
+      replace: options.replace,
+      refreshed: options.refresh,
+      outputs: this.lab.outputs,
+      stateOutputs: view.outputs,
+    });
+    planning();
+    bus.emit({ type: "plan.made", plan });
+    return plan;
+  }
+
+  async apply(plan: Plan, options: ApplyOptions): Promise<RunSummary> {
+    const started = performance.now();
+    const command = plan.mode === "destroy" ? "destroy" : plan.mode === "refresh-only" ? "refresh" : "apply";
+    const finish = (result: RunSummary["result"], exit_code: number, more: Partial<RunSummary> = {}): RunSummary => {
+      const summary: RunSummary = {
+        command,
+        result,
+        exit_code,
+        duration_ms: Math.round(performance.now() - started),
+        results: {},
+        problems: [],
+        manual_steps: [],
+        ...more,
+      };
+      this.bus.emit({ type: "run.finished", summary });
+      return summary;
+    };
+    let session: StateSession | undefined;
+    try {
+      await this.#parts.providerLock.write();
+      session = await this.#lock(command, options);
+      assertFresh(plan, session);
+      await this.#machines.prepare(session.rows, new Set(plan.actions.map((action) => action.address)));
+      const done = this.#clock("apply");
+      const result = await this.#execute(plan, options, session);
+      done();
+      await session.close();
+      session = undefined;
+      return finish(...verdict(result), {
+        results: result.results,
+        problems: result.problems,
+        manual_steps: result.manualSteps,
+      });
+    } catch (error) {
+      const lab = toLabError(error);
+      const problem = toProblem(lab);
+      this.bus.emit({ type: "error.raised", problem });
+      return finish(lab.code === "E_CANCELLED" ? "cancelled" : "failed", lab.exitCode, { problems: [problem] });
+    } finally {
+      await session
+        ?.close()
+        .catch((error: unknown) => this.bus.emit({ type: "error.raised", problem: toProblem(error) }));
+    }
+  }
+
+  async machine(address: Address): Promise<Machine> {
+    const { rows } = await this.store.read(SCOPE);
+    await this.#machines.prepare(rows, new Set([address]));
+    return this.#machines.machine(address);
+  }
+
+  redact(text: string): string {
+    return this.#parts.redactor.redact(text);
+  }
+
+  async close(): Promise<void> {
+    await this.#parts.pool.close();
+  }
+
+  async #lock(command: string, options: ApplyOptions): Promise<StateSession> {
+    const session = await this.store.open(SCOPE, {
+      holder: `${userInfo().username}@${hostname()}`,
+      purpose: `labctl ${command} (run ${this.bus.run})`,
+      timeout: options.lockTimeout,
+      signal: options.cancellation.soft,
+      onWaiting: (holder) =>
+        this.bus.emit({ type: "lock.waiting", holder: holder.holder, purpose: holder.purpose, since: holder.since }),
+    });
+    this.bus.emit({ type: "lock.acquired", token: session.lock.token, takeover: session.takenOver !== undefined });
+    return session;
+  }
+
+  async #execute(plan: Plan, options: ApplyOptions, session: StateSession): Promise<ExecutionResult> {
+    const batch = options.batch ?? plan.settings.batch;
+    const seal = await this.#openSeal(true);
+    return execute(
+      plan,
+      {
+        session,
+        kinds: this.kinds,
+        bus: this.bus,
+        context: (address, signal) => this.#context(address, signal),
+        secret: this.#parts.secret,
+        resource: (address) => this.#resources.get(address),
+        settled: (address, row) => this.#settled(address, row),
+        seal,
+        run: this.bus.run,
+        newId,
+        now: () => new Date(),
+        monotonic: () => performance.now(),
+        defaults: { retry: this.lab.defaults.retry, readTimeout: 2 * this.lab.defaults.timeouts.command },
+      },
+      {
+        parallelism: options.parallelism,
+        ...(batch !== undefined && { batch }),
+        onFailure: options.onFailure,
+        soft: options.cancellation.soft,
+        hard: options.cancellation.hard,
+        force: options.force,
+      },
+    );
+  }
+
+  /** A machine that was just made or changed is reached as it is now. */
+  #settled(address: Address, row: Row | undefined): void {
+    if (this.kinds.get(row?.kind ?? "")?.machine === undefined) return;
+    this.#machines
+      .learn(address, row)
+      .catch((error: unknown) => this.bus.emit({ type: "error.raised", problem: toProblem(error) }));
+  }
+
+  #context(address: Address, signal: AbortSignal): KindContext {
+    return {
+      signal,
+      machine: (of) => this.#machines.machine(of),
+      local: localFiles(this.root),
+      log: (level, message, meta) =>
+        this.bus.emit({
+          type: "log.line",
+          level,
+          component: this.#resources.get(address)?.kind ?? "engine",
+          address,
+          message,
+          ...(meta && { meta }),
+        }),
+    };
+  }
+
+  /** The key must be on disk before anything that it made is. */
+  async #openSeal(durable: boolean): Promise<Seal> {
+    if (this.#seal === undefined || (durable && !this.#sealIsDurable)) {
+      this.#seal = openSeal(this.#parts.env, durable);
+      this.#sealIsDurable = durable;
+    }
+    return this.#seal;
+  }
+
+  /** What references give before anything was read: secrets, and what other resources' specs say. */
+  #staticSources(secrets: ReadonlyMap<string, Value>): ReferenceSources {
+    const sources: ReferenceSources = {
+      secret: (name) => secrets.get(name),
+      attribute: (address, path) => {
+        const found = dig(this.#resources.get(address)?.desired, path);
+        return found === undefined ? undefined : resolveValue(found, sources);
+      },
+    };
+    return sources;
+  }
+
+  async #resolveSecrets(selected: ReadonlySet<Address>): Promise<Map<string, Value>> {
+    const names = new Set<string>();
+    for (const address of selected)
+      for (const name of secretNames(this.#resources.get(address)?.desired)) names.add(name);
+    for (const output of Object.values(this.lab.outputs)) for (const name of secretNames(output.value)) names.add(name);
+    const out = new Map<string, Value>();
+    for (const name of names) out.set(name, await this.#parts.secret(name, this.lab.secrets));
+    return out;
+  }
+
+  #refuseExperimental(resources: readonly Resource[], rows: ReadonlyMap<Address, Row>, allowed: boolean): void {
+    if (allowed) return;
+    for (const one of [...resources, ...rows.values()]) {
+      if (this.kinds.get(one.kind)?.experimental !== true) continue;
+      throw new LabError("E_EXPERIMENTAL", `the kind "${one.kind}" of ${one.address} is experimental`, {
+        address: one.address,
+        ...("at" in one && { at: one.at }),
+        hint: "it has not been shown to work on anything that labctl's authors did not write; run with --experimental to use it all the same",
+      });
+    }
+  }
+
+  #clock(phase: "read" | "plan" | "apply"): () => void {
+    const started = performance.now();
+    this.bus.emit({ type: "phase.started", phase });
+    return () => this.bus.emit({ type: "phase.finished", phase, duration_ms: Math.round(performance.now() - started) });
+  }
+}
+
+/** Ids that nobody else makes: 80 random bits. */
+export function newId(): string {
+  return randomBytes(10).toString("hex");
+}
+
+/** A plan that was made from rows that have moved since is not carried out. */
+function assertFresh(plan: Plan, state: StateView): void {
+  const stale = (why: string): never => {
+    throw new LabError("E_PLAN_STALE", `the plan is stale: ${why}`, { hint: "plan again: the state moved on since" });
+  };
+  if (plan.state.lineage !== state.lineage && plan.state.lineage !== "") stale("it was made from another state");
+  for (const [address, version] of Object.entries(plan.state.rows)) {
+    const row = state.rows.get(address);
+    if (row === undefined) stale(`${address} is no longer in the state`);
+    else if (row.version !== version) stale(`${address} was changed by run ${row.updated_by} at ${row.updated_at}`);
+  }
+  for (const action of plan.actions) {
+    const known = plan.state.rows[action.moved_from ?? action.address] !== undefined;
+    if (!known && state.rows.has(action.moved_from ?? action.address))
+      stale(`${action.address} was added to the state`);
+  }
+}
+
+/** Exit code 5 says that nothing was begun; as soon as something was, not reaching a machine counts as a partial failure. */
+function verdict(result: ExecutionResult): [RunSummary["result"], number] {
+  const codes: Code[] = [...result.codes];
+  const begun = result.begun > 0 || (result.results.ok ?? 0) > 0;
+  const exit = codes.length === 0 ? 0 : exitCodeOf(codes);
+  if (codes.length === 0) return result.cancelled ? ["cancelled", 130] : ["ok", 0];
+  return ["failed", exit === 5 && begun ? 6 : exit];
+}
