@@ -223,7 +223,8 @@ async function claim(
     const stat = await file.stat();
     // Ascending, and before the state is read: a stalled holder's snapshot can be renamed into place no more.
     for (const old of after) {
-      if (old.token < own && old.is !== "journal") await unlinkIfThere(env.fs, names.path(old.name));
+      const spent = old.is === "lock-temporary" ? old.token <= own : old.is !== "journal" && old.token < own;
+      if (spent) await unlinkIfThere(env.fs, names.path(old.name));
     }
     kept = true;
     return new HeldLock(env, names, { file, identity: `${stat.dev}:${stat.ino}`, info, takenOver });

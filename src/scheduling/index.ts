@@ -1,0 +1,1 @@
+export { createLeaseTable, type LeaseRequest, type LeaseTable, type LeaseTableOptions } from "./leases.ts";
