@@ -36,7 +36,7 @@ function preamble(place: Placement, target: UploadTarget, sha256: string): Shell
 t=${place.target}; d=${place.directory}; prefix=${place.prefix}; tmp=${place.temporary}; want=${sha256}
 mode=${target.mode ?? ""}; owner=${target.owner ?? ""}; group=${target.group ?? ""}
 trap 'rm -f -- "$tmp"' EXIT
-trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 143' TERM
+trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 141' PIPE; trap 'exit 143' TERM
 say() { echo "labctl-upload $1"; }
 stop() { say "$1"; exit 0; }
 failed() {

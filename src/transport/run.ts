@@ -35,6 +35,8 @@ export interface RunRequest {
 const LINGER_MS = 500;
 /** For sudo to ask, or to start the wrapper. */
 const SUDO_START_MS = 20_000;
+/** For a command that is to be killed to say which process it is. */
+const START_MS = 2_000;
 /** For the kill script and the streams to come to their end. */
 const KILL_MS = 8_000;
 
@@ -80,6 +82,8 @@ class Run {
   #passwordSent = 0;
   #scriptSent = false;
   #lastOutput = performance.now();
+  /** Resolved when the process id is known, or the process ended. */
+  readonly #begun = deferred<void>();
 
   constructor(link: Link, request: RunRequest, elevation: Elevation, process: RunningProcess) {
     this.#link = link;
@@ -138,6 +142,7 @@ class Run {
     stdout.on("data", (chunk: Buffer) => {
       this.#lastOutput = performance.now();
       const own = this.#outFilter.push(chunk);
+      if (this.#outFilter.started) this.#begun.resolve();
       if (own === undefined) {
         if (!this.#scriptSent && this.#outFilter.preamble.includes(SUDO_READY)) this.#sendScript();
         return;
@@ -262,8 +267,18 @@ class Run {
 
   /** Ends the command and what it started. Never rejects: the reason for killing is what is reported. */
   async #kill(): Promise<void> {
-    const pid = this.#errFilter.pid ?? this.#outFilter.pid;
     const process = this.#process;
+    // What was asked to start a moment ago cannot be called back: it is let start, and then ended.
+    if (this.#scriptSent && !this.#outFilter.started) {
+      const timer = setTimeout(() => this.#begun.resolve(), START_MS);
+      process.exited.then(
+        () => this.#begun.resolve(),
+        () => this.#begun.resolve(),
+      );
+      await this.#begun.promise;
+      clearTimeout(timer);
+    }
+    const pid = this.#errFilter.pid ?? this.#outFilter.pid;
     if (pid === undefined || this.#request.urgent) {
       process.signal("TERM");
       process.signal("KILL");
