@@ -1,7 +1,13 @@
 import { Command, Help, Option } from "commander";
 import { countOption, durationOption, type Context, type GlobalOptions } from "./context.ts";
 import { registerApply } from "./commands/apply.ts";
+import { registerAuthor } from "./commands/author.ts";
+import { registerCompletion } from "./commands/completion.ts";
+import { registerHost } from "./commands/host.ts";
+import { registerLook } from "./commands/look.ts";
 import { registerPlan } from "./commands/plan.ts";
+import { registerRuns } from "./commands/runs.ts";
+import { registerState } from "./commands/state.ts";
 import { registerValidate } from "./commands/validate.ts";
 import type { Services } from "./services.ts";
 import type { Io } from "./terminal.ts";
@@ -38,9 +44,19 @@ export function buildProgram(host: Host): Command {
       optionDescription: (option) => new Help().optionDescription(option).replace(" (default: [])", ""),
     });
   addGlobalOptions(program);
-  registerPlan(program, host);
-  registerApply(program, host);
-  registerValidate(program, host);
+  for (const register of [
+    registerAuthor,
+    registerValidate,
+    registerPlan,
+    registerApply,
+    registerLook,
+    registerRuns,
+    registerState,
+    registerHost,
+    registerCompletion,
+  ]) {
+    register(program, host);
+  }
   return program;
 }
 

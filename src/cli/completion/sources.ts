@@ -1,0 +1,82 @@
+import type { Argument, Option } from "commander";
+import { listRuns } from "../../events/index.ts";
+import { type Context, selectionOf } from "../context.ts";
+import { SCOPE, stateOfLab } from "../state-access.ts";
+import type { Candidate, Line } from "./complete.ts";
+
+const MOST_RUNS = 20;
+const FILES: Candidate = { value: ":files", description: "" };
+const DIRS: Candidate = { value: ":dirs", description: "" };
+
+/** Candidates for an option's value or an argument, by what it is called. Whatever goes wrong, there are just none. */
+export async function valuesFor(of: Option | Argument, line: Line, context: Context): Promise<Candidate[]> {
+  try {
+    return await find(nameOf(of), line, context);
+  } catch {
+    return [];
+  }
+}
+
+function nameOf(of: Option | Argument): string {
+  return "long" in of ? (/<([^>]+)>/.exec(of.flags)?.[1] ?? "") : of.name();
+}
+
+async function find(name: string, line: Line, context: Context): Promise<Candidate[]> {
+  switch (name) {
+    case "address":
+    case "from":
+    case "to":
+      return addresses(line, context);
+    case "address-or-plan":
+      return [...(await addresses(line, context)), FILES];
+    case "host":
+      return (await addresses(line, context)).filter(({ value }) => !value.includes("/"));
+    case "run":
+      return runs(line, context);
+    case "run-or-address":
+      return [...(await runs(line, context)), ...(await addresses(line, context))];
+    case "on|off":
+      return ["on", "off"].map((value) => ({ value, description: "" }));
+    case "what":
+      return ["lab", "pipeline", ...(await context.services.kinds()).keys()].map((value) => ({
+        value,
+        description: "",
+      }));
+    case "name":
+      return line.command.name() === "output" ? outputs(line, context) : [];
+    case "folder":
+      return [DIRS];
+    case "file":
+    case "path":
+    case "spec":
+    case "spec-or-plan":
+      return [FILES];
+    default:
+      return [];
+  }
+}
+
+function stateFor(line: Line, context: Context): ReturnType<typeof stateOfLab> {
+  const selection = selectionOf(context);
+  return stateOfLab(context, { ...selection, paths: line.files.length > 0 ? line.files : selection.paths });
+}
+
+async function addresses(line: Line, context: Context): Promise<Candidate[]> {
+  const { store } = await stateFor(line, context);
+  const { rows } = await store.read(SCOPE);
+  return [...rows.values()].map((row) => ({ value: row.address, description: row.kind }));
+}
+
+async function outputs(line: Line, context: Context): Promise<Candidate[]> {
+  const { store } = await stateFor(line, context);
+  return Object.keys((await store.read(SCOPE)).outputs).map((value) => ({ value, description: "" }));
+}
+
+async function runs(line: Line, context: Context): Promise<Candidate[]> {
+  const { settings } = await stateFor(line, context);
+  const found = await listRuns(settings.path, MOST_RUNS);
+  return [
+    { value: "last", description: "the last run" },
+    ...found.map((run) => ({ value: run.id, description: run.command })),
+  ];
+}

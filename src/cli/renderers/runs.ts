@@ -1,0 +1,78 @@
+import { formatDuration, type LabEvent, type RunRecord } from "../../model/index.ts";
+import { type Paint, paintFor, type Style } from "./paint.ts";
+import { createPlainRenderer } from "./plain.ts";
+import { renderTable } from "./table.ts";
+import { visible } from "./text.ts";
+
+export interface RunLine {
+  readonly run: RunRecord;
+  readonly state: "running" | "interrupted" | "ok" | "failed" | "cancelled";
+}
+
+/** Recorded runs, newest first. */
+export function renderRuns(runs: readonly RunLine[], style: Style): string {
+  const paint = paintFor(style);
+  return renderTable(
+    runs,
+    [
+      { title: "run", cell: ({ run }) => visible(run.id) },
+      { title: "started", cell: ({ run }) => visible(run.started_at.replace("T", " ").slice(0, 19)) },
+      { title: "command", cell: ({ run }) => visible(run.command) },
+      { title: "result", cell: ({ state }) => paintState(state, paint) },
+      {
+        title: "took",
+        cell: ({ run }) => (run.summary === undefined ? "" : formatDuration(run.summary.duration_ms)),
+        align: "right",
+      },
+      { title: "what", cell: ({ run }) => counts(run), flexible: true },
+      { title: "who", cell: ({ run }) => visible(`${run.who}@${run.host}`), flexible: true },
+    ],
+    style,
+  );
+}
+
+export function paintState(state: RunLine["state"], paint: Paint): string {
+  switch (state) {
+    case "ok":
+      return paint.green(state);
+    case "failed":
+      return paint.red(state);
+    case "running":
+      return paint.cyan(state);
+    case "cancelled":
+    case "interrupted":
+      return paint.yellow(state);
+  }
+}
+
+function counts(run: RunRecord): string {
+  return Object.entries(run.summary?.results ?? {})
+    .filter(([, count]) => count > 0)
+    .map(([result, count]) => `${count} ${result === "ok" ? "done" : result.replace("_", " ")}`)
+    .join(", ");
+}
+
+/** A run's events as a log for people: the time of day before each line; everything that the run said. */
+export function createLogRenderer(style: Style): (event: LabEvent) => string[] {
+  const paint = paintFor(style);
+  const plain = createPlainRenderer({ ...style, verbose: 2 });
+  return (event) => {
+    const time = paint.dim(visible(event.at.slice(11, 23)));
+    const lines =
+      event.type === "error.raised"
+        ? [paint.red(`error: ${visible(event.problem.message)} [${event.problem.code}]`)]
+        : plain(event);
+    return lines.map((line) => `${time} ${line}`);
+  };
+}
+
+/** One event on one line: number, time, type, and what it is about. */
+export function renderEventLine(event: LabEvent, style: Style): string {
+  const paint = paintFor(style);
+  const { type, seq, at, run: _run, ...rest } = event;
+  const about = Object.entries(rest)
+    .filter(([key]) => key !== "plan" && key !== "summary")
+    .map(([key, value]) => `${key}=${visible(typeof value === "string" ? value : JSON.stringify(value))}`)
+    .join(" ");
+  return `${paint.dim(`${String(seq).padStart(5)} ${visible(at)}`)} ${paint.cyan(visible(type))} ${about}`.trimEnd();
+}
