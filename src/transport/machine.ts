@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import { LabError } from "../diagnostics/index.ts";
 import type { Address } from "../model/index.ts";
 import { download } from "./download.ts";
@@ -39,6 +40,7 @@ export class LinkMachine implements Machine {
   }
 
   async exec(command: ShellText, options: ExecOptions = {}): Promise<ExecResult> {
+    shareable(options.signal);
     return await run(this.#link, {
       script: fullScript({
         script: command.text,
@@ -60,11 +62,13 @@ export class LinkMachine implements Machine {
     script: ShellText,
     options: { readonly root?: boolean; readonly signal?: AbortSignal } = {},
   ): Promise<ExecResult> {
+    shareable(options.signal);
     return await this.#prober.probe(script.text, options.root ?? true, options.signal);
   }
 
   /** Uploads to one path follow each other: each removes what an earlier one left beside the target. */
   async upload(source: UploadSource, target: UploadTarget, options: TransferOptions = {}): Promise<UploadResult> {
+    shareable(options.signal);
     const before = this.#uploads.get(target.path);
     const own = (async () => {
       await before?.catch(() => undefined);
@@ -87,6 +91,7 @@ export class LinkMachine implements Machine {
     path: string,
     options: TransferOptions & { readonly root?: boolean; readonly limit?: number } = {},
   ): Promise<Buffer> {
+    shareable(options.signal);
     return await download(this.#link, this.connection.become, path, {
       ...options,
       timeout: options.timeout ?? this.#timeouts.command,
@@ -107,4 +112,9 @@ export class LinkMachine implements Machine {
       ...(options.signal && { signal: options.signal }),
     });
   }
+}
+
+/** One run's signal ends hundreds of calls at once; Node.js takes more than ten listeners for a leak and says so. */
+function shareable(signal: AbortSignal | undefined): void {
+  if (signal) setMaxListeners(0, signal);
 }

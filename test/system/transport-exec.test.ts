@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { LabError } from "../../src/diagnostics/index.ts";
 import { Sensitive } from "../../src/model/index.ts";
@@ -10,6 +10,15 @@ let pool: ResettablePool;
 let remote: Machine;
 let local: Machine;
 
+/** Login shells that are no POSIX shells, where they are installed. */
+const otherShells = (
+  [
+    ["fishy", "/usr/bin/fish"],
+    ["seashell", "/usr/bin/tcsh"],
+    ["zshell", "/usr/bin/zsh"],
+  ] as const
+).filter(([, shell]) => existsSync(shell));
+
 beforeAll(async () => {
   host = await startMachine({
     name: "exec",
@@ -20,6 +29,7 @@ beforeAll(async () => {
       noshell: { shell: "/usr/sbin/nologin" },
       chatty: { shell: "/bin/bash", sudo: "nopasswd" },
       busy: { shell: "/usr/local/bin/ash" },
+      ...Object.fromEntries(otherShells.map(([user, shell]) => [user, { shell, sudo: "nopasswd" as const }])),
     },
     setup: [
       "printf 'echo noise from bashrc; echo more >&2\\n' >/home/chatty/.bashrc",
@@ -192,10 +202,14 @@ describe("root", () => {
     expect(error.message).toMatch(/cannot run commands.*not available/);
   });
 
-  test.each(["chatty", "busy"])("noise of login files and other shells do not matter (%s)", async (user) => {
-    const result = await as(user).exec(sh`echo out; echo err >&2; cat`, { root: false, stdin: "in" });
-    expect([result.stdout.toString(), result.stderr.toString()]).toEqual(["out\nin", "err\n"]);
-  });
+  test.each(["chatty", "busy", ...otherShells.map(([user]) => user)])(
+    "noise of login files and other shells do not matter (%s)",
+    async (user) => {
+      const result = await as(user).exec(sh`echo out; echo err >&2; cat`, { root: false, stdin: "in" });
+      expect([result.stdout.toString(), result.stderr.toString()]).toEqual(["out\nin", "err\n"]);
+      if (user !== "busy") expect((await as(user).exec(sh`id -u`)).stdout.toString()).toBe("0\n");
+    },
+  );
 });
 
 describe("probes", () => {
@@ -233,6 +247,17 @@ describe("probes", () => {
     expect((await failure(first)).code).toBe("E_CANCELLED");
     expect((await second).stdout.toString()).toBe("2\n");
   });
+});
+
+test("hundreds of calls may share one signal without a warning", async () => {
+  const warnings: Error[] = [];
+  const note = (warning: Error): void => void warnings.push(warning);
+  process.on("warning", note);
+  const { signal } = new AbortController();
+  await Promise.all(Array.from({ length: 100 }, () => remote.probe(sh`true`, { signal })));
+  await Promise.all(Array.from({ length: 20 }, () => remote.exec(sh`true`, { signal, root: false })));
+  process.off("warning", note);
+  expect(warnings).toEqual([]);
 });
 
 test("no secret stands on a command line while a command runs", async () => {
