@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
 import * as fsp from "node:fs/promises";
+import { dirname } from "node:path";
 import { LabError } from "../diagnostics/index.ts";
 
 /** An open file. All writes are at a position that the caller knows: nothing depends on a shared offset. */
@@ -73,7 +74,20 @@ export const nodeFs: Fs = {
   readdir: (path) => fsp.readdir(path),
   stat: (path) => fsp.stat(path),
   async mkdir(path) {
-    return (await fsp.mkdir(path, { recursive: true, mode: 0o700 })) !== undefined;
+    try {
+      await fsp.mkdir(path, 0o700);
+      return true;
+    } catch (error) {
+      if (errorCode(error) === "EEXIST" && (await fsp.stat(path)).isDirectory()) return false;
+      const parent = dirname(path);
+      if (!isMissing(error) || parent === path) throw error;
+      // Not fsp.mkdir's own recursion: on a read-only file system that reports ENOENT in place of EROFS.
+      await nodeFs.mkdir(parent);
+      await fsp.mkdir(path, 0o700).catch((again: unknown) => {
+        if (errorCode(again) !== "EEXIST") throw again;
+      });
+      return true;
+    }
   },
   link: (from, to) => fsp.link(from, to),
   rename: (from, to) => fsp.rename(from, to),

@@ -110,6 +110,7 @@ async function contend(env: Env, names: Names, request: LockRequest, least: numb
   const begin = env.monotonic();
   const watch = new LeaseWatch(env);
   let told = false;
+  let lost = 0;
   for (let round = 0; ; round++) {
     checkAborted(request.signal);
     const top = await readTop(env, names);
@@ -124,10 +125,10 @@ async function contend(env: Env, names: Names, request: LockRequest, least: numb
       if (left <= 0) throw locked(top.info, request.timeout);
       if (!told) request.onWaiting?.(top.info);
       told = true;
-      await sleep(Math.max(1, Math.min(left, 50 * 2 ** Math.min(round, 4))), undefined, {
+      await sleep(Math.max(1, Math.min(left, 25 * 2 ** Math.min(round, 3))), undefined, {
         ...(request.signal && { signal: request.signal }),
       }).catch(() => undefined);
-    } else if (round > 1000) {
+    } else if (++lost > 1000) {
       throw new LabError("E_STATE_LOCKED", "too many processes contend for the state", { retryable: true });
     }
   }
