@@ -9,7 +9,7 @@ import {
 } from "listr2";
 import type { EventBus } from "../events/port.ts";
 import type { LabEvent } from "../model/index.ts";
-import { readingBody, readingTitle, rootBody, rootTitle } from "./renderers/live.ts";
+import { endedCount, readingBody, readingTitle, rootBody, rootTitle } from "./renderers/live.ts";
 import { paintFor, type Style } from "./renderers/paint.ts";
 import type { RootTally, Tally } from "./renderers/tally.ts";
 import { visible } from "./renderers/text.ts";
@@ -144,8 +144,7 @@ function withNotice(tally: Tally, body: string[]): string[] {
 }
 
 function ended(root: RootTally): boolean {
-  const count = [...root.ended].reduce((sum, [result, n]) => sum + (result === "blocked" ? 0 : n), 0);
-  return root.running.size === 0 && count >= root.total;
+  return root.running.size === 0 && endedCount(root) >= root.total;
 }
 
 function hasFailed(root: RootTally): boolean {

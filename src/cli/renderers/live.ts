@@ -10,14 +10,24 @@ const BAR = 12;
 /** `host.builder-1  12/34 · 1 failed`: what a host has come to. */
 export function rootTitle(root: RootTally, style: Style): string {
   const paint = paintFor(style);
-  const ended = [...root.ended].reduce((sum, [result, count]) => sum + (result === "blocked" ? 0 : count), 0);
+  const ended = endedCount(root);
   const parts = [`${ended}/${Math.max(root.total, ended)}`];
   const count = (result: "failed" | "skipped" | "cancelled" | "rolled_back"): number => root.ended.get(result) ?? 0;
-  if (count("failed") > 0) parts.push(paint.red(`${count("failed")} failed`));
+  const optional = root.failed.filter((one) => one.optional).length;
+  if (count("failed") > optional) parts.push(paint.red(`${count("failed") - optional} failed`));
+  if (optional > 0) parts.push(paint.yellow(`${optional} optional failed`));
   if (count("skipped") > 0) parts.push(paint.yellow(`${count("skipped")} skipped`));
   if (count("cancelled") > 0) parts.push(paint.yellow(`${count("cancelled")} not begun`));
   if (count("rolled_back") > 0) parts.push(paint.yellow(`${count("rolled_back")} rolled back`));
   return `${paint.bold(visible(root.root))}  ${parts.join(paint.dim(" · "))}`;
+}
+
+/** Actions that came to an end; what was blocked from the start, and the way back of a rollback, are not among them. */
+export function endedCount(root: RootTally): number {
+  return [...root.ended].reduce(
+    (sum, [result, count]) => sum + (result === "blocked" || result === "rolled_back" ? 0 : count),
+    0,
+  );
 }
 
 /** Below it: what runs, and what failed. At most `most` lines; the rest is counted. */
@@ -48,7 +58,7 @@ function runningLine(one: RunningAction, now: number, paint: Paint): string {
       ? []
       : [
           paint.yellow(
-            `${visible(one.retry.problem.message)}; trying again in ${formatDuration(Math.max(0, one.retry.until - now))} (retry ${one.attempt})`,
+            `retry ${one.attempt} in ${formatDuration(Math.max(0, one.retry.until - now))}: ${visible(one.retry.problem.message)}`,
           ),
         ]),
     ...(elapsed >= 1000 ? [paint.dim(formatDuration(elapsed))] : []),

@@ -83,7 +83,7 @@ function legend(actions: readonly PlannedAction[], paint: Paint): string {
 
 function renderGroup(group: Group, style: Style, paint: Paint): string[] {
   const lines: string[] = [];
-  if (group.own === undefined || group.own.action === "noop") lines.push(`  ${paint.bold(visible(group.root))}`);
+  if (group.own === undefined || group.own.action === "noop") lines.push(`    ${paint.bold(visible(group.root))}`);
   else lines.push(...renderAction(group.own, visible(group.root), 0, style, paint));
   const folded = foldBlocked(group.children, style);
   for (const child of group.children) {

@@ -42,7 +42,7 @@ function renderHead(summary: RunSummary, tally: Tally, paint: Paint): string {
   });
   const optional = [...tally.roots.values()].flatMap((root) => root.failed).filter((one) => one.optional).length;
   if (optional > 0) counts.push(`${plural(optional, "optional failure")}`);
-  const name = visible(summary.command);
+  const name = visible(summary.command.slice(0, 1).toUpperCase() + summary.command.slice(1));
   const head = {
     ok: paint.green(`${name} complete`),
     failed: paint.red(`${name} failed`),
