@@ -111,6 +111,8 @@ describe.each(Object.keys(ways) as (keyof typeof ways)[])("upload through %s", (
     const error = await failure(sending);
     await cutting;
     expect([error.code, error.retryable]).toEqual(["E_DISCONNECTED", true]);
+    // What still runs there sees the end of its input only now.
+    await expect.poll(async () => (await at.exec("pgrep -f 'labctl_[h]' || true")).stdout).toBe("");
     expect(readFileSync(at.root(path), "utf8")).toBe("old");
     await machine.upload(source("new"), { path });
     expect(readFileSync(at.root(path), "utf8")).toBe("new");
