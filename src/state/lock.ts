@@ -117,7 +117,7 @@ async function contend(env: Env, names: Names, request: LockRequest, least: numb
     const verdict = top === undefined || top.released ? "free" : watch.judge(top);
     if (verdict === "free" || verdict === "dead") {
       const dead = verdict === "dead" ? top?.info : undefined;
-      const lock = await claim(env, names, request, Math.max(least, (top?.token ?? 0) + 1), dead);
+      const lock = await claim(env, names, request, { after: top?.token, least, takenOver: dead });
       if (lock !== undefined) return lock;
     }
     const left = request.timeout - (env.monotonic() - begin);
@@ -141,7 +141,7 @@ export async function breakLock(env: Env, names: Names, holder: string): Promise
     if (top === undefined || top.released) return undefined;
     const request: LockRequest = { holder, purpose: "unlock", timeout: 0 };
     try {
-      const lock = await claim(env, names, request, top.token + 1, top.info);
+      const lock = await claim(env, names, request, { after: top.token, least: 1, takenOver: top.info });
       if (lock === undefined) continue;
       await lock.release();
       return top.info;
@@ -182,17 +182,25 @@ class LeaseWatch {
   }
 }
 
-/** Makes the lock file with `token`. Undefined where somebody else was faster. */
+interface Claim {
+  /** The lock that was judged to be free to take; undefined: none was there. */
+  readonly after: number | undefined;
+  readonly least: number;
+  readonly takenOver: LockInfo | undefined;
+}
+
+/** Makes the next lock file after the one that was judged. Undefined where somebody else was faster. */
 async function claim(
   env: Env,
   names: Names,
   request: LockRequest,
-  token: number,
-  takenOver: LockInfo | undefined,
+  { after, least, takenOver }: Claim,
 ): Promise<HeldLock | undefined> {
-  const { highest } = summarize(await listFiles(env, names));
+  const { highest, top } = summarize(await listFiles(env, names));
+  // What was judged is the lock before: a later one may have a live holder.
+  if (top !== after) return undefined;
   // Journals carry tokens too: should lock files have been removed by hand, theirs are not given again.
-  const own = Math.max(token, highest + 1);
+  const own = Math.max(least, highest + 1);
   const at = env.now();
   const info: LockInfo = {
     token: own,
@@ -216,14 +224,14 @@ async function claim(
       throw error;
     }
     await unlinkIfThere(env.fs, temporary);
-    const after = await listFiles(env, names);
-    if (summarize(after).top !== own) {
+    const files = await listFiles(env, names);
+    if (summarize(files).top !== own) {
       await unlinkIfThere(env.fs, names.lock(own));
       return undefined;
     }
     const stat = await file.stat();
     // Ascending, and before the state is read: a stalled holder's snapshot can be renamed into place no more.
-    for (const old of after) {
+    for (const old of files) {
       const spent = old.is === "lock-temporary" ? old.token <= own : old.is !== "journal" && old.token < own;
       if (spent) await unlinkIfThere(env.fs, names.path(old.name));
     }
