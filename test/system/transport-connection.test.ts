@@ -251,10 +251,10 @@ describe("an established connection", () => {
   test("that breaks gives E_DISCONNECTED, and the next use makes a new one", async () => {
     const pool = newPool();
     const machine = pool.machine(a.connection());
-    const running = machine.exec(sh`sleep 5`);
+    const running = failure(machine.exec(sh`sleep 5`));
     await expect.poll(async () => (await a.exec("pgrep -f '^sleep 5$' || true")).stdout).not.toBe("");
     await a.cut();
-    const error = await failure(running);
+    const error = await running;
     expect([error.code, error.retryable]).toEqual(["E_DISCONNECTED", true]);
     expect(await hostname(a.connection(), pool)).toBe("a");
   });
@@ -263,11 +263,11 @@ describe("an established connection", () => {
     const pool = newPool({ keepalive: { interval: 200, count: 2 } });
     const machine = pool.machine(b.connection());
     await machine.exec(sh`true`);
-    const running = machine.exec(sh`sleep 60`);
+    const running = failure(machine.exec(sh`sleep 60`));
     await new Promise((resolve) => setTimeout(resolve, 300));
     await b.pause();
     const started = performance.now();
-    const error = await failure(running);
+    const error = await running;
     expect([error.code, error.message]).toEqual(["E_DISCONNECTED", expect.stringContaining("no longer answers")]);
     expect(performance.now() - started).toBeLessThan(3000);
     await b.resume();
