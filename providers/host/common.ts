@@ -24,8 +24,11 @@ export function cannotBeRead(error: unknown): error is LabError {
 /** Printed at the end of every probe: without it the script was cut off, and silence would read as "absent". */
 const END = "labctl-end";
 
-/** Messages are matched and numbers parsed, so tools must not speak the user's language. */
-const PROLOGUE = sh`LC_ALL=C; export LC_ALL`;
+/**
+ * Messages are matched and numbers parsed, so tools must not speak the user's language; and the administrator's tools are
+ * not on the path of every login.
+ */
+export const PROLOGUE = sh`LC_ALL=C; PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin; export LC_ALL PATH`;
 
 export interface Probe<D, O> {
   script(items: readonly Item<D, O>[]): ShellText;

@@ -5,9 +5,10 @@ import {
   LabError,
   type Machine,
   type OperationContext,
+  shJoin,
   type ShellText,
 } from "../../src/index.ts";
-import { requireSuccess } from "./common.ts";
+import { PROLOGUE, requireSuccess } from "./common.ts";
 import {
   APT_ENVIRONMENT,
   aptHealthScript,
@@ -37,7 +38,7 @@ export class Installer {
   }
 
   run(command: ShellText): Promise<ExecResult> {
-    return this.machine.exec(command, {
+    return this.machine.exec(shJoin([PROLOGUE, command]), {
       env: APT_ENVIRONMENT,
       signal: this.ctx.signal,
       timeout: RUN_MS,

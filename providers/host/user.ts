@@ -1,5 +1,5 @@
 import { defineKind, LabError, type Machine, type OperationContext, shJoin, type ShellText } from "../../src/index.ts";
-import { failure, machineOf, readByMachine, requireSuccess, runScript } from "./common.ts";
+import { failure, machineOf, PROLOGUE, readByMachine, requireSuccess, runScript } from "./common.ts";
 import { sha256 } from "./entries.ts";
 import { afterForUser } from "./order.ts";
 import {
@@ -30,7 +30,7 @@ type State = UserState & { readonly raw: string };
 
 async function look(ctx: OperationContext, machine: Machine, name: string): Promise<State | undefined> {
   const result = requireSuccess(
-    await machine.exec(shJoin([usersScript([name])]), { signal: ctx.signal, keep: 8 << 20 }),
+    await machine.exec(usersScript([name]), { signal: ctx.signal, keep: 8 << 20 }),
     `looking at the user ${name}`,
   );
   return parseUsers(result.stdout.toString("utf8").split("\n"), 1)[0];
@@ -122,7 +122,9 @@ async function remove(ctx: OperationContext, item: UserItem): Promise<void> {
   if (now === undefined) return;
   const original = item.prior?.original;
   if (original === undefined) {
-    const result = await machine.exec(userRemoval(desired.name, desired.remove_home === true), { signal: ctx.signal });
+    const result = await machine.exec(shJoin([PROLOGUE, userRemoval(desired.name, desired.remove_home === true)]), {
+      signal: ctx.signal,
+    });
     // userdel -r exits 12 where the home or the mail is gone already, having removed the user.
     if (result.code !== 0 && (await look(ctx, machine, desired.name)) !== undefined) {
       throw userError(item, "change", result.stderr.toString("utf8").trim().replaceAll("\n", " "));
