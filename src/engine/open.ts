@@ -38,6 +38,7 @@ export function createEngine(parts: EngineParts): OpenLab {
     bus.emit({ type: "phase.finished", phase: "load", duration_ms: Math.round(performance.now() - started) });
     const { lab, root } = loaded;
     const pool = createMachinePool({
+      readOnly: true,
       timeouts: lab.defaults.timeouts,
       env: selection.env,
       observer: {

@@ -29,7 +29,7 @@ import {
 } from "../plan/index.ts";
 import type { Kind, KindContext } from "../provider/index.ts";
 import type { StateSession, StateStore, StateView } from "../state/index.ts";
-import type { Machine, MachinePool } from "../transport/index.ts";
+import type { Machine, ResettablePool } from "../transport/index.ts";
 import { importRows } from "./imports.ts";
 import { localFiles } from "./local-files.ts";
 import { Machines, secretNames } from "./machines.ts";
@@ -45,7 +45,7 @@ export interface SessionParts {
   readonly loaded: LoadResult;
   readonly kinds: ReadonlyMap<string, Kind>;
   readonly store: StateStore;
-  readonly pool: MachinePool;
+  readonly pool: ResettablePool;
   readonly bus: EventBus;
   readonly redactor: Redactor;
   readonly env: Readonly<Record<string, string | undefined>>;
@@ -187,8 +187,9 @@ export class Session implements LabSession {
     };
     let session: StateSession | undefined;
     try {
-      await this.#parts.providerLock.write();
       session = await this.#lock(command, options);
+      await this.#parts.providerLock.write();
+      await this.#parts.pool.keepHostKeys();
       assertFresh(plan, session);
       await this.#machines.prepare(session.rows, new Set(plan.actions.map((action) => action.address)));
       const done = this.#clock("apply");
@@ -215,6 +216,7 @@ export class Session implements LabSession {
 
   async machine(address: Address): Promise<Machine> {
     const { rows } = await this.store.read(SCOPE);
+    await this.#parts.pool.keepHostKeys();
     await this.#machines.prepare(rows, new Set([address]));
     return this.#machines.machine(address);
   }

@@ -10,7 +10,7 @@ export interface MachinePoolOptions {
   readonly timeouts?: { readonly command: number; readonly boot: number };
   /** Of labctl itself: HOME, USER, SSH_AUTH_SOCK, and what local commands inherit. */
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** accept-new takes unknown host keys for this session only, and writes nothing. For `plan`. */
+  /** accept-new takes unknown host keys and writes nothing, until {@link ResettablePool.keepHostKeys}. For `plan`. */
   readonly readOnly?: boolean;
   /** Most sessions used at once on one connection (default 8; OpenSSH allows 10). Lowered where a server allows fewer. */
   readonly channels?: number;
@@ -22,6 +22,8 @@ export interface MachinePoolOptions {
 export interface ResettablePool extends MachinePool {
   /** The next use of the machine connects anew, also where it was given up as offline. */
   reset(spec: ConnectionSpec): Promise<void>;
+  /** Ends `readOnly`: writes the host keys that accept-new took, and from now on those that it takes. */
+  keepHostKeys(): Promise<void>;
 }
 
 const TIMEOUTS = { command: 300_000, boot: 180_000 };
@@ -34,11 +36,11 @@ export function createMachinePool(options: MachinePoolOptions): ResettablePool {
   const locals = new Map<string, LocalLink>();
   const servers = new Map<string, SshLink>();
   const timeouts = options.timeouts ?? TIMEOUTS;
+  const accepted = new AcceptedKeys(options.readOnly ?? false);
   const shared: SshLinkOptions = {
     env: options.env,
     observer: options.observer ?? {},
-    accepted: new AcceptedKeys(),
-    readOnly: options.readOnly ?? false,
+    accepted,
     channels: options.channels ?? CHANNELS,
     keepalive: options.keepalive ?? KEEPALIVE,
     jump: (spec) => sshLink(spec),
@@ -75,6 +77,7 @@ export function createMachinePool(options: MachinePoolOptions): ResettablePool {
     async reset(spec) {
       if (spec.type === "ssh") await sshLink(spec).reset();
     },
+    keepHostKeys: () => accepted.keep(),
     async close() {
       await Promise.all([...locals.values(), ...servers.values()].map((link) => link.close()));
     },

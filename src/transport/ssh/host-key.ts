@@ -21,23 +21,39 @@ export interface HostKeyPolicy {
   /** `strict`, `accept-new`, or `SHA256:...`. */
   readonly rule: string;
   readonly files: readonly string[];
-  /** accept-new takes the key for this session and writes nothing. */
-  readonly readOnly: boolean;
 }
 
-/** Keys accepted without writing them, for as long as the pool lives. */
+/** Keys that accept-new took. While only looking, they count for this pool; they are written once that is allowed. */
 export class AcceptedKeys {
   readonly #keys = new Map<string, Buffer>();
   /** Appends to one file follow each other. */
   readonly #writing = new Map<string, Promise<void>>();
+  #later: (() => Promise<void>)[] | undefined;
 
+  constructor(readOnly: boolean) {
+    if (readOnly) this.#later = [];
+  }
   get(name: string): Buffer | undefined {
     return this.#keys.get(name);
   }
   set(name: string, key: Buffer): void {
     this.#keys.set(name, key);
   }
-  async exclusively(file: string, write: () => Promise<void>): Promise<void> {
+  /** Writes now, or when {@link keep} is called. */
+  async write(file: string, write: () => Promise<void>): Promise<void> {
+    if (this.#later !== undefined) {
+      this.#later.push(() => this.#exclusively(file, write));
+      return;
+    }
+    await this.#exclusively(file, write);
+  }
+  /** From now on accepted keys are written; those accepted before are written first. */
+  async keep(): Promise<void> {
+    const later = this.#later ?? [];
+    this.#later = undefined;
+    for (const write of later) await write();
+  }
+  async #exclusively(file: string, write: () => Promise<void>): Promise<void> {
     const before = this.#writing.get(file) ?? Promise.resolve();
     const own = before.catch(() => undefined).then(write);
     this.#writing.set(file, own);
@@ -115,7 +131,7 @@ export async function verifyHostKey(
   }
   if (rule === "accept-new") {
     accepted.set(name, key);
-    if (!policy.readOnly) await remember(policy, accepted, key);
+    await remember(policy, accepted, key);
     return;
   }
   const authority = entries.some((entry) => entry.marker === "cert-authority");
@@ -158,7 +174,7 @@ function shortType(key: Buffer): string {
 async function remember(policy: HostKeyPolicy, accepted: AcceptedKeys, key: Buffer): Promise<void> {
   const file = policy.files[0];
   if (file === undefined) return;
-  await accepted.exclusively(file, async () => {
+  await accepted.write(file, async () => {
     try {
       await mkdir(dirname(file), { recursive: true, mode: 0o700 });
       const handle = await open(file, "a+", 0o600);

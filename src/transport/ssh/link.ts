@@ -16,7 +16,6 @@ export interface SshLinkOptions {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly observer: TransportObserver;
   readonly accepted: AcceptedKeys;
-  readonly readOnly: boolean;
   /** Most channels used at once on one connection. */
   readonly channels: number;
   readonly keepalive: { readonly interval: number; readonly count: number };
@@ -145,7 +144,6 @@ export class SshLink implements Link {
         port: settings.port,
         rule: spec.host_key,
         files: settings.knownHosts,
-        readOnly: this.#options.readOnly,
       },
       accepted: this.#options.accepted,
       keepalive: this.#options.keepalive,
