@@ -12,7 +12,7 @@ import type { LabEvent } from "../model/index.ts";
 import { endedCount, readingBody, readingTitle, rootBody, rootTitle } from "./renderers/live.ts";
 import { paintFor, type Style } from "./renderers/paint.ts";
 import type { RootTally, Tally } from "./renderers/tally.ts";
-import { visible } from "./renderers/text.ts";
+import { plural, visible } from "./renderers/text.ts";
 import { problemLine } from "./renderers/words.ts";
 import type { Terminal } from "./terminal.ts";
 import type { View } from "./view.ts";
@@ -134,9 +134,18 @@ function applyLines(tally: Tally, style: () => Style, rows: number): Line[] {
   );
 }
 
+/** Hosts on which something runs or failed, as many as fit as wholes. */
 function allBodies(tally: Tally, style: Style, rows: number): string[] {
   const busy = [...tally.roots.values()].filter((root) => root.running.size > 0 || root.failed.length > 0);
-  return busy.flatMap((root) => [rootTitle(root, style), ...rootBody(root, Date.now(), style, 3)]).slice(-rows);
+  const lines: string[] = [];
+  for (const [i, root] of busy.entries()) {
+    const block = [rootTitle(root, style), ...rootBody(root, Date.now(), style, 3)];
+    if (lines.length + block.length >= rows && i > 0) {
+      return [...lines, paintFor(style).dim(`… and ${plural(busy.length - i, "more host")}`)];
+    }
+    lines.push(...block);
+  }
+  return lines;
 }
 
 function withNotice(tally: Tally, body: string[]): string[] {

@@ -69,7 +69,7 @@ function runningLine(one: RunningAction, now: number, paint: Paint): string {
 function progressBar(fraction: number, paint: Paint): string {
   const bounded = Math.min(1, Math.max(0, fraction));
   const full = Math.round(bounded * BAR);
-  return `${paint.green("━".repeat(full))}${paint.dim("━".repeat(BAR - full))} ${Math.floor(bounded * 100)}%`;
+  return `${paint.green("━".repeat(full))}${paint.dim("─".repeat(BAR - full))} ${Math.floor(bounded * 100)}%`;
 }
 
 /** While the lab is read: which hosts answer, and which do not yet. */
