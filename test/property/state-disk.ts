@@ -2,7 +2,14 @@ import { dirname } from "node:path";
 import type { Fs, FsFile, FsStat } from "../../src/state/index.ts";
 
 /** How much of what was not yet synced a crash leaves. */
-export const CRASHES = ["kill", "power: nothing", "power: names only", "power: bytes only", "power: half"] as const;
+export const CRASHES = [
+  "kill",
+  "power: nothing",
+  "power: names only",
+  "power: bytes only",
+  "power: half",
+  "power: removals first",
+] as const;
 export type Crash = (typeof CRASHES)[number];
 
 interface Inode {
@@ -51,7 +58,11 @@ export class Disk implements Fs {
       known.set(inode, made);
       return made;
     };
-    for (const [dir, folder] of names) {
+    for (const [dir, all] of names) {
+      // File systems may remove a name for good before they add another for good.
+      const left = moment.current.get(dir);
+      const folder =
+        crash === "power: removals first" ? new Map([...all].filter(([name]) => left?.has(name) === true)) : all;
       disk.#current.set(dir, new Map([...folder].map(([name, inode]) => [name, settle(inode)])));
       disk.#durable.set(dir, new Map([...folder].map(([name, inode]) => [name, settle(inode)])));
       for (const inode of folder.values()) disk.#ids = Math.max(disk.#ids, inode.id);
@@ -204,6 +215,7 @@ function surviving(inode: FrozenInode, crash: Crash): Buffer {
     case "power: bytes only":
       return inode.data;
     case "power: nothing":
+    case "power: removals first":
     case "power: names only":
       return inode.durable;
     case "power: half": {
