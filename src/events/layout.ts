@@ -40,10 +40,9 @@ export function runFiles(stateDir: string, id: string): RunFiles {
  * file system takes it. Two addresses never share one.
  */
 export function logFileName(address: Address): string {
-  const encoded = encodeURIComponent(address.replaceAll(/[\uD800-\uDFFF]/g, "�"))
-    .replaceAll("%2F", "+")
-    .replaceAll("*", "%2A");
-  if (encoded.length <= 160 && !address.includes("�")) return `${encoded}.log`;
+  const wellFormed = address.replaceAll(/\p{Cs}/gu, "?");
+  const encoded = encodeURIComponent(wellFormed).replaceAll("%2F", "+").replaceAll("*", "%2A");
+  if (encoded.length <= 160 && wellFormed === address) return `${encoded}.log`;
   const digest = createHash("sha256").update(address, "utf16le").digest("hex").slice(0, 24);
   return `${encoded.slice(0, 120)}~${digest}.log`;
 }
