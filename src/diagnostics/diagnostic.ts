@@ -54,8 +54,8 @@ export function sortDiagnostics(diagnostics: readonly Diagnostic[]): Diagnostic[
 }
 
 /** Up to two lines before and one after, with a caret line. Long lines are cut around the column. */
-export function codeFrame(text: string, at: SourceRange): string {
-  const lines = text.split(/\r?\n/);
+export function codeFrame(text: string | readonly string[], at: SourceRange): string {
+  const lines = typeof text === "string" ? text.split(/\r?\n/) : text;
   const from = Math.max(1, at.line - 2);
   const to = Math.min(lines.length, at.line + 1);
   const width = String(to).length;

@@ -85,7 +85,7 @@ export function createEngine(parts: EngineParts): OpenLab {
           },
         );
       }
-      const value = await resolveSecret(name, source, { root, env: selection.env });
+      const value = await resolveSecret(name, source, { root, env: selection.env, variables: loaded.variables });
       redactor.add(value.reveal());
       return value;
     }

@@ -45,7 +45,9 @@ export interface RetryPolicy {
 export type SecretSource =
   | { readonly env: string }
   | { readonly file: string }
-  | { readonly command: readonly string[] };
+  | { readonly command: readonly string[] }
+  /** A variable of the spec that is declared `sensitive`. */
+  | { readonly variable: string };
 
 export interface ProviderRequirement {
   readonly name: string;

@@ -1,0 +1,4 @@
+export { buildLab, loadLab, type LoadResult, locateState } from "./build.ts";
+export { labSchema, pipelineSchema, type PublishedSchema } from "./compose.ts";
+export { type Documents, loadDocuments } from "./documents.ts";
+export { resolveSecret, type SecretContext } from "./secrets.ts";
