@@ -92,7 +92,8 @@ labctl_owner() {
 }
 labctl_mode() {
   labctl_owner "$@" || return 1
-  [ -z "$6" ] || labctl_m=$(chmod -- "$6" "$2" 2>&1) || labctl_drop "$1" "$3" mode "$labctl_m"
+  # The extra zero has GNU chmod clear set-id bits of directories too, which it otherwise keeps.
+  [ -z "$6" ] || labctl_m=$(chmod -- "0$6" "$2" 2>&1) || labctl_drop "$1" "$3" mode "$labctl_m"
 }
 labctl_check() {
   labctl_m=$(FILE=$3; export FILE; cd / && sh -c "$4" </dev/null 2>&1) || labctl_drop "$1" "$3" validate "$labctl_m"

@@ -184,7 +184,7 @@ export function removeCommand(manager: Manager, name: string): ShellText {
 export function removalCheck(manager: Manager, name: string): ShellText {
   switch (manager) {
     case "apt":
-      return sh`apt-get -s -q --no-auto-remove --allow-change-held-packages remove -- ${name} 2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p'`;
+      return sh`apt-get -s -q --no-auto-remove --allow-change-held-packages remove -- ${name} 2>/dev/null | sed -n 's/^Remv \\([^ ]*\\).*/\\1/p'`;
     case "dnf":
       return sh`rpm -q --qf '%{NAME}\n' --whatrequires -- ${name} 2>/dev/null | grep -v '^no package requires' || :`;
     case "apk":
