@@ -200,6 +200,9 @@ async function stall(at: number, others: number): Promise<StallResult> {
     // One acknowledgement may have been on its way when the process stalled; below, what it told of has to be there.
     expect(acked.length - ackedBefore.length).toBeLessThanOrEqual(1);
     await last.put(makeRow("host.last"));
+    // What the files say now, while the last holder could still die: its memory must not be what saves the state.
+    const seen = await storeOn(disk, 100).read("lab");
+    expect([...seen.rows.keys()].sort()).toEqual([...last.rows.keys()].sort());
     await last.close();
   }
   const { rows } = await storeOn(disk, 100).read("lab");

@@ -27,7 +27,7 @@ const APPEND_FAULTS = {
     code: "E_DISK_FULL",
     fault: (op: string, _path: string, size: number) => {
       if (op === "truncate") return fails("EIO");
-      return op !== "write" ? undefined : size > 1500 ? 1500 : fails("ENOSPC");
+      return op !== "write" ? undefined : size > 2700 ? 2700 : fails("ENOSPC");
     },
   },
 } as const;
@@ -38,7 +38,7 @@ test.each(Object.entries(APPEND_FAULTS))("append: %s", async (_name, { code, fau
   await session.put(makeRow("host.before"));
   disk.fault = fault;
   const one = session.put(makeRow("host.lost", { desired: "x".repeat(2000) }));
-  const two = session.put(makeRow("host.lost2"));
+  const two = session.put(makeRow("host.lost2", { desired: "x".repeat(2000) }));
   await expect(one).rejects.toMatchObject({ code });
   await expect(two).rejects.toMatchObject({ code });
   await expect(session.put(makeRow("host.lost3"))).rejects.toMatchObject({ code: expect.stringMatching(/^E_/) });
