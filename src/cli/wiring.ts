@@ -28,7 +28,10 @@ export function wire(): Services {
     kinds,
     formatSpec: () => Promise.reject(new Error("the loader is not wired yet")),
     initFiles: () => Promise.reject(new Error("the loader is not wired yet")),
-    specSchema: () => Promise.reject(new Error("the loader is not wired yet")),
+    specSchema: async (which, known) => {
+      const { labSchema, pipelineSchema } = await import("../config/index.ts");
+      return which === "lab" ? labSchema([...known.values()]) : pipelineSchema();
+    },
     kindReference: () => Promise.reject(new Error("the loader is not wired yet")),
   };
 }

@@ -1,17 +1,21 @@
 import type { Command } from "commander";
 import { LabError } from "../../diagnostics/index.ts";
 import type { LabSession } from "../../engine/port.ts";
-import {
-  type Address,
-  canonicalAddress,
-  formatSize,
-  type Hold,
-  isMap,
-  type Plain,
-  type Resource,
-  type Row,
-} from "../../model/index.ts";
+import type { Address, Hold, Plain } from "../../model/index.ts";
 import { type Context, durationOption, selectionOf, whoAmI } from "../context.ts";
+import {
+  addressText,
+  fact,
+  findHost,
+  hostJson,
+  hostsOf,
+  labelText,
+  maintenanceText,
+  plainText,
+  readable,
+  sizeText,
+  textOf,
+} from "../hosts.ts";
 import { summaryOf, withLab } from "../lab.ts";
 import type { Host } from "../program.ts";
 import { paintFor } from "../renderers/paint.ts";
@@ -19,7 +23,7 @@ import { holdText, paintStatus, renderMap, renderPairs } from "../renderers/rows
 import { renderTable } from "../renderers/table.ts";
 import { visible } from "../renderers/text.ts";
 import { isMap as isPlainMap } from "../renderers/value.ts";
-import { activeHold, lockRequest, SCOPE } from "../state-access.ts";
+import { lockRequest, SCOPE } from "../state-access.ts";
 import { styleOf } from "./plan.ts";
 import { planOptions } from "./planning.ts";
 
@@ -99,12 +103,6 @@ export function registerHost(program: Command, host: Host): void {
   });
 }
 
-interface Known {
-  readonly resource: Resource;
-  readonly row: Row | undefined;
-  readonly hold: Hold | undefined;
-}
-
 async function inLab(
   context: Context,
   command: string,
@@ -120,32 +118,6 @@ async function inLab(
       return summaryOf(command, await body(session), started);
     },
   );
-}
-
-async function hostsOf(context: Context, session: LabSession): Promise<Known[]> {
-  const view = await session.store.read(SCOPE);
-  return session.lab.resources
-    .filter((resource) => session.kinds.get(resource.kind)?.machine !== undefined)
-    .map((resource) => ({
-      resource,
-      row: view.rows.get(resource.address),
-      hold: activeHold(view.holds.get(resource.address), context.term.io.now()),
-    }));
-}
-
-/** `builder-1` or `host.builder-1`. @throws LabError E_ADDRESS_UNKNOWN */
-function findHost(known: readonly Known[], text: string): Known {
-  const address = canonicalAddress(text);
-  const found = known.find(
-    ({ resource }) =>
-      resource.address === address || resource.address.slice(resource.address.indexOf(".") + 1) === text,
-  );
-  if (found !== undefined) return found;
-  const names = known.map(({ resource }) => resource.address).slice(0, 5);
-  throw new LabError("E_ADDRESS_UNKNOWN", `the lab has no host ${JSON.stringify(text)}`, {
-    hint:
-      names.length === 0 ? "the spec has no hosts" : `there are: ${names.join(", ")}${known.length > 5 ? ", …" : ""}`,
-  });
 }
 
 async function listHosts(context: Context): Promise<number> {
@@ -212,7 +184,7 @@ async function showHost(context: Context, name: string): Promise<number> {
     const seen = one.row?.observed;
     if (isPlainMap(seen) && Object.keys(seen).length > 0) {
       term.out(`  ${paint.bold("last seen")} ${paint.dim(visible(one.row?.updated_at ?? ""))}`);
-      term.out(renderMap(seen, 4).join("\n"));
+      term.out(renderMap(readable(seen), 4).join("\n"));
     }
     return 0;
   });
@@ -242,7 +214,7 @@ async function showFacts(context: Context, name: string | undefined): Promise<nu
       const paint = paintFor(styleOf(term));
       for (const [address, value] of Object.entries(facts)) {
         term.out(paint.bold(visible(address)));
-        if (isPlainMap(value)) term.out(renderMap(value, 2).join("\n"));
+        if (isPlainMap(value)) term.out(renderMap(readable(value), 2).join("\n"));
       }
     }
     if (silent.length === 0) return 0;
@@ -343,57 +315,4 @@ function timeOption(text: string, now: Date): string {
     });
   }
   return new Date(at).toISOString();
-}
-
-function fact(one: Known, name: string): Plain | undefined {
-  const seen = one.row?.observed;
-  return isPlainMap(seen) ? seen[name] : undefined;
-}
-
-function textOf(value: Plain | undefined): string {
-  return value === undefined || value === null || typeof value === "object" ? "" : String(value);
-}
-
-function sizeText(value: Plain | undefined): string {
-  return typeof value === "number" ? formatSize(value) : "";
-}
-
-function plainText(value: unknown): string {
-  return typeof value === "string" || typeof value === "number" ? visible(String(value)) : "";
-}
-
-function addressText(one: Known): string {
-  const { desired } = one.resource;
-  return desired["connection"] === "local" ? "local" : textOf(fact(one, "address")) || plainText(desired["address"]);
-}
-
-function labelText({ resource }: Known): string {
-  const labels = resource.desired["labels"];
-  if (!isMap(labels)) return "";
-  return Object.entries(labels)
-    .map(([key, value]) => `${visible(key)}=${plainText(value)}`)
-    .join(" ");
-}
-
-/** The hold set at run time, else what the spec says. */
-function maintenanceText({ resource, hold }: Known): string {
-  if (hold !== undefined) return holdText(hold);
-  const declared = resource.desired["maintenance"];
-  if (declared === true) return "in the spec";
-  if (!isMap(declared)) return "";
-  const until = plainText(declared["until"]);
-  return `${plainText(declared["reason"])}${until === "" ? "" : ` until ${until}`} (in the spec)`;
-}
-
-function hostJson({ resource, row, hold }: Known): Record<string, unknown> {
-  return {
-    address: resource.address,
-    name: resource.address.slice(resource.address.indexOf(".") + 1),
-    kind: resource.kind,
-    desired: resource.desired,
-    observed: row?.observed ?? null,
-    status: row?.status ?? "not applied",
-    updated_at: row?.updated_at ?? null,
-    maintenance: hold ?? resource.desired["maintenance"] ?? false,
-  };
 }

@@ -1,5 +1,5 @@
 import type { ActionType, OutputChange, Plain, Plan, PlannedAction, PropertyChange } from "../../model/index.ts";
-import { countActions } from "../../model/index.ts";
+import { countActions, parseAddress } from "../../model/index.ts";
 import { renderDiff } from "./diff.ts";
 import { type Paint, paintFor, type Style } from "./paint.ts";
 import { padEnd, plural, visible, visibleLine, widthOf } from "./text.ts";
@@ -119,7 +119,13 @@ function renderAction(action: PlannedAction, label: string, by: number, style: S
     action.moved_from === undefined || action.reason.code === "moved" ? "" : `, was ${visible(action.moved_from)}`;
   const optional = action.options.optional === true ? ", optional" : "";
   const head = `${gap}${symbol} ${name}  ${paint.dim(visible(action.reason.text) + moved + optional)}`;
-  return [head, ...renderChanges(action.changes, by + 6, style, paint)];
+  return [head, ...renderChanges(withoutKey(action), by + 6, style, paint)];
+}
+
+/** The property that only repeats the key, which stands in the line above already. */
+function withoutKey(action: PlannedAction): readonly PropertyChange[] {
+  const key = parseAddress(action.address)?.at(-1)?.key;
+  return action.changes.filter((change) => change.before !== undefined || change.after !== key);
 }
 
 function renderChanges(changes: readonly PropertyChange[], by: number, style: Style, paint: Paint): string[] {

@@ -1,7 +1,7 @@
 import type { Address, Hold, Plain, Row } from "../../model/index.ts";
 import { type Paint, paintFor, type Style } from "./paint.ts";
 import { renderTable } from "./table.ts";
-import { indent, padEnd, visible, visibleLine, widthOf } from "./text.ts";
+import { indent, minute, padEnd, visible, visibleLine, widthOf } from "./text.ts";
 import { formatValue, isMap, nameOf, specialText } from "./value.ts";
 
 /** Rows of a state, a line each. */
@@ -57,8 +57,8 @@ export function renderRow(row: Row, contains: readonly Address[], hold: Hold | u
 }
 
 export function holdText(hold: Hold): string {
-  const until = hold.until === undefined ? "" : ` until ${visible(hold.until)}`;
-  return `${visible(hold.why)} (${visible(hold.who)}, since ${visible(hold.since)}${until})`;
+  const until = hold.until === undefined ? "" : ` until ${minute(hold.until)}`;
+  return `${visible(hold.why)} (${visible(hold.who)}, since ${minute(hold.since)}${until})`;
 }
 
 export function renderPairs(pairs: readonly (readonly [string, string])[]): string {

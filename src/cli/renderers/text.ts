@@ -62,3 +62,10 @@ export function indent(text: string, by: number): string {
 export function plural(count: number, one: string, many = `${one}s`): string {
   return `${count} ${count === 1 ? one : many}`;
 }
+
+/** A recorded time to the minute, for people. */
+export function minute(iso: string): string {
+  return /^\d{4}-\d\d-\d\dT\d\d:\d\d:/.test(iso) && iso.endsWith("Z")
+    ? `${iso.slice(0, 10)} ${iso.slice(11, 16)}Z`
+    : visible(iso);
+}
