@@ -123,6 +123,10 @@ export function wantedDigest(desired: Desired): string | undefined {
 
 export function request(item: Item<Desired, Observed>): EntryRequest {
   const { desired } = item;
+  if (item.unknown.has("content") || item.unknown.has("source")) {
+    // What is wanted is not known yet: whatever is there may have to be shown.
+    return { path: desired.path, digest: isSecret(item) ? "yes" : { unless: "unknown" } };
+  }
   if (!managesContent(desired)) return { path: desired.path, digest: "no" };
   const wanted = wantedDigest(desired);
   if (wanted === undefined || isSecret(item)) return { path: desired.path, digest: "yes" };

@@ -31,6 +31,8 @@ export function viewOf(value: ValueMap, kind: PlanKind | undefined): View {
   const strip = (item: Value, path: string): Plain | undefined => {
     if (item instanceof Unknown || item instanceof Template) {
       unknown.add(path);
+      const template = item instanceof Unknown ? item.template : item;
+      if (template.references.some((ref) => ref.root === "secret")) sensitive.add(path);
       return undefined;
     }
     if (item instanceof Sensitive) {
