@@ -71,7 +71,7 @@ test("leases: at most one holder at any time, and an epoch is never given twice"
         }
         const held = [...current].filter(([, lease]) => lease.until > time);
         expect((await table.list()).map((lease) => [lease.resource, lease.holder, lease.epoch])).toEqual(
-          held.map(([name, lease]) => [name, lease.holder, lease.epoch]).sort(),
+          held.sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, lease]) => [name, lease.holder, lease.epoch]),
         );
       }
     }),

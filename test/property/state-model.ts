@@ -59,7 +59,9 @@ function describe(
     ({ address, version, status, observed, original, checkpoint, instance_id }) =>
       [address, version, status, observed, original, checkpoint ?? null, instance_id] as const,
   );
-  return JSON.stringify([list.sort(([a], [b]) => (a < b ? -1 : 1)), outputs, [...holds].sort()], undefined, 1);
+  const byName = ([a]: readonly [string, ...unknown[]], [b]: readonly [string, ...unknown[]]): number =>
+    a < b ? -1 : 1;
+  return JSON.stringify([list.sort(byName), outputs, [...holds].sort(byName)], undefined, 1);
 }
 
 /** Does one step to the model and, at the same time, asks the session for it. Undefined: not possible now. */

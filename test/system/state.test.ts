@@ -62,7 +62,7 @@ function start(dir: string, what: string, times = 1): Child {
   children.add(child);
   const lines: string[] = [];
   let rest = "";
-  let wake: (() => void)[] = [];
+  const wake: (() => void)[] = [];
   child.stdout.on("data", (data: Buffer) => {
     const parts = (rest + data.toString()).split("\n");
     rest = parts.pop() ?? "";

@@ -169,7 +169,9 @@ describe("a holder on another machine", () => {
 });
 
 describe("who is alive", () => {
-  const { self, liveness } = systemProcesses();
+  const table = systemProcesses();
+  const { self } = table;
+  const liveness = (holder: LockInfo): string => table.liveness(holder);
   const lock = (fields: Partial<LockInfo>): LockInfo => ({
     token: 1,
     holder: "x",
