@@ -82,8 +82,11 @@ const APT_OPTIONS = [
   "Dpkg::Options::=--force-confold",
 ];
 
-/** Installs or changes packages, all in one transaction, without removing any other. */
-export function installCommand(manager: Manager, wishes: readonly PackageWish[]): ShellText {
+/**
+ * Installs or changes packages, all in one transaction, without removing any other. `again`: also those that apt takes for
+ * installed, since dpkg was killed while it unpacked them.
+ */
+export function installCommand(manager: Manager, wishes: readonly PackageWish[], again = false): ShellText {
   switch (manager) {
     case "apt": {
       const recommends = wishes[0]?.recommends;
@@ -94,6 +97,7 @@ export function installCommand(manager: Manager, wishes: readonly PackageWish[])
         "--allow-downgrades",
         "--allow-change-held-packages",
         ...(recommends === undefined ? [] : [recommends ? "--install-recommends" : "--no-install-recommends"]),
+        ...(again ? ["--reinstall"] : []),
         "install",
         "--",
         ...wishes.map(({ name, version }) => (version === undefined ? name : `${name}=${version}`)),

@@ -71,12 +71,13 @@ export class Installer {
   }
 
   /** Undefined: installed. Otherwise what the package manager said. */
-  async install(items: readonly PackageItem[]): Promise<string | undefined> {
+  async install(items: readonly PackageItem[], again = false): Promise<string | undefined> {
     for (;;) {
       const result = await this.run(
         installCommand(
           this.manager,
           items.map((item) => item.desired),
+          again,
         ),
       );
       if (result.code === 0) return undefined;
@@ -151,10 +152,11 @@ export async function installAll(
   installer: Installer,
   items: readonly PackageItem[],
   errors: Map<Address, Error>,
+  again = false,
 ): Promise<void> {
   let left = items;
   while (left.length > 0) {
-    const said = await installer.install(left);
+    const said = await installer.install(left, again);
     if (said === undefined) return;
     const unknown = new Set(unknownPackages(said));
     const bad = left.filter((item) => unknown.has(item.desired.name));
@@ -163,7 +165,7 @@ export async function installAll(
     left = left.filter((item) => !bad.includes(item));
   }
   for (const item of left) {
-    const said = await installer.install([item]);
+    const said = await installer.install([item], again);
     if (said !== undefined) errors.set(item.address, await packageError(installer, item, said));
   }
 }

@@ -49,6 +49,13 @@ async function reconcileHost(
       const some = wanted.filter((item) => item.desired.recommends === recommends);
       if (some.length > 0) await installAll(installer, some, errors);
     }
+    // Killed while it was unpacked, a package is neither configured by dpkg nor installed again by apt unless told so.
+    const after = await readByProbe(ctx, machine, wanted, probe);
+    const half = wanted.filter((item, i) => {
+      const reading = after[i];
+      return reading?.is === "present" && !reading.value.installed && !errors.has(item.address);
+    });
+    if (half.length > 0) await installAll(installer, half, errors, true);
   }
   for (const item of group) {
     const { hold, name } = item.desired;

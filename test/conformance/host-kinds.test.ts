@@ -302,6 +302,16 @@ describe.skipIf(why !== undefined)("host kinds on a real machine over SSH", () =
     await world.sh("dpkg --purge labtest-two labtest-one");
   });
 
+  test("package: one that dpkg was killed unpacking is installed again", async () => {
+    await world.sh("apt-get update >/dev/null; apt-get -y install labtest-one=1.0 >/dev/null");
+    await world.sh(
+      "sed -i '/^Package: labtest-one$/,/^$/s/^Status: .*/Status: install reinstreq half-installed/' /var/lib/dpkg/status",
+    );
+    await new KindDriver(packageKind, world, "labtest-one").apply({ name: "labtest-one", version: "1.0" });
+    expect(await world.sh("dpkg -s labtest-one | grep ^Status")).toContain("install ok installed");
+    await world.sh("dpkg --purge labtest-one");
+  });
+
   test("command: a failure tells exit code and last lines; a secret in env shows nowhere", async () => {
     const driver = new KindDriver(command, world, "bad");
     driver.sensitive = new Set(["env.TOKEN"]);
