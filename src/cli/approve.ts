@@ -15,8 +15,8 @@ export async function approve(term: Terminal, question: string, signal: AbortSig
     return answer.trim().toLowerCase() === "yes";
   } catch (error) {
     if (signal.aborted || interrupted.signal.aborted) {
-      term.out("");
-      throw new LabError("E_CANCELLED", "cancelled: nothing was changed", { cause: error });
+      term.out("\n");
+      throw new LabError("E_CANCELLED", "cancelled: nothing was changed");
     }
     throw error;
   } finally {

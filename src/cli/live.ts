@@ -42,8 +42,10 @@ export function attachLive(term: Terminal, bus: EventBus, tally: Tally): View {
     screen = new Screen(term, lines, before?.stop());
   });
   const pause = async (): Promise<void> => {
+    const drawn = screen !== undefined;
     await screen?.stop();
     screen = undefined;
+    if (drawn) term.out("\n");
     const paint = paintFor(style());
     for (const warning of tally.warnings.slice(warned)) {
       const where = warning.at === undefined ? "" : `${visible(warning.at.file)}:${warning.at.line}: `;
@@ -175,6 +177,8 @@ class Screen {
   readonly #timer: NodeJS.Timeout;
   readonly #running: Promise<unknown>;
   readonly #ticks: (() => void)[] = [];
+  /** Set before listr2 has started some of the lines, perhaps: those are then drawn once and are over. */
+  #stopped = false;
 
   constructor(term: Terminal, lines: readonly Line[], after: Promise<void> | undefined) {
     const tasks = lines.map(
@@ -208,8 +212,7 @@ class Screen {
   }
 
   async stop(): Promise<void> {
-    // What was asked to stop before it was drawn has nothing to follow any more: let it start first.
-    await new Promise((resolve) => setImmediate(resolve));
+    this.#stopped = true;
     for (const stop of this.#stops) stop();
     clearInterval(this.#timer);
     await this.#running;
@@ -240,6 +243,7 @@ class Screen {
         else draw();
       });
       draw();
+      if (this.#stopped) finish();
     });
   }
 }

@@ -214,7 +214,7 @@ async function change(context: Context, what: Change): Promise<number> {
           return summaryOf(what.command, 130, started);
         }
       }
-      if (!term.options.json) term.out("");
+      if (!term.options.json) term.out("\n");
       const summary = await session.apply(plan, {
         parallelism: context.globals.parallelism,
         ...(flags.batch !== undefined && { batch: flags.batch }),
@@ -243,7 +243,7 @@ function settled(plan: Plan, command: string, started: number): RunSummary {
 function showSummary(context: Context, work: Work, summary: RunSummary): void {
   const { term } = context;
   const again = ["labctl", ...context.argv].join(" ");
-  term.out("");
+  if (!term.live) term.out("\n");
   term.out(renderSummary(summary, work.tally, { run: work.run, again }, styleOf(term)));
 }
 
