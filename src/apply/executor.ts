@@ -1,4 +1,4 @@
-import { LabError, toLabError, toProblem, type Code } from "../diagnostics/index.ts";
+import { type Code, CODES, LabError, toLabError, toProblem } from "../diagnostics/index.ts";
 import { Graph, type Unit, walk } from "../graph/index.ts";
 import {
   type ActionResult,
@@ -398,20 +398,31 @@ function machineOf(address: Address): string | undefined {
 }
 
 function blockedError(action: PlannedAction): LabError {
-  const code: Code =
-    action.reason.code === "prevented"
-      ? "E_PREVENT_DESTROY"
-      : action.reason.code === "not-owned"
-        ? "E_NOT_OWNED"
-        : "E_BLOCKED";
-  const hint: Record<string, string> = {
-    E_PREVENT_DESTROY: "take `prevent_destroy` out of its lifecycle first, if it is really to go",
-    E_NOT_OWNED: "take it over with `import:` or `adopt: true`, or give yours another name",
-    E_BLOCKED:
-      "bring the machine back and run again; to drop it without touching it, write `removed: { ADDRESS: { forget: true } }`",
-  };
-  return new LabError(code, `${action.address}: ${action.reason.text}`, {
-    address: action.address,
-    hint: hint[code] ?? "",
-  });
+  const { reason, address } = action;
+  const text = `${address}: ${reason.text}`;
+  switch (reason.code) {
+    case "prevented":
+      return new LabError("E_PREVENT_DESTROY", text, {
+        address,
+        hint: "take `prevent_destroy` out of its lifecycle first, if it is really to go",
+      });
+    case "not-owned":
+      return new LabError("E_NOT_OWNED", text, {
+        address,
+        hint: "take it over with `import:` or `adopt: true`, or give yours another name",
+      });
+    default: {
+      const { cause } = reason;
+      const code: Code = cause !== undefined && isCode(cause.code) ? cause.code : "E_BLOCKED";
+      const forget = `to drop it without touching it, write \`removed: { ${address}: { forget: true } }\``;
+      return new LabError(code, text, {
+        address,
+        hint: cause?.hint ?? `bring the machine back and run again; ${forget}`,
+      });
+    }
+  }
+}
+
+function isCode(text: string): text is Code {
+  return Object.hasOwn(CODES, text);
 }

@@ -29,6 +29,8 @@ export interface Reason {
     | "prevented"
     | "unchanged";
   readonly text: string;
+  /** For `unreachable`: the error behind it, with what to do about it. */
+  readonly cause?: { readonly code: string; readonly hint?: string };
 }
 
 /**

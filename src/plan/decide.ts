@@ -189,8 +189,7 @@ export class Decider {
   ): { action: ActionType; reason: Reason } {
     const blocked = this.#blockedBy(resource);
     if (blocked !== undefined) return { action: "blocked", reason: blocked };
-    if (reading.is === "unreachable")
-      return { action: "blocked", reason: { code: "unreachable", text: reading.why.message } };
+    if (reading.is === "unreachable") return { action: "blocked", reason: unreachable(reading.why) };
     if (reading.is === "absent") return { action: "create", reason: absentReason(row) };
     const moved = this.#input.movedFrom.get(resource.address);
     if (reading.is === "unverified") {
@@ -326,7 +325,7 @@ export class Decider {
     if (containerGoes) return { action: "forget", reason: { code: "removed", text: `goes with ${parent.address}` } };
     switch (reading.is) {
       case "unreachable":
-        return { action: "blocked", reason: { code: "unreachable", text: reading.why.message } };
+        return { action: "blocked", reason: unreachable(reading.why) };
       case "absent":
         return { action: "forget", reason: { code: "missing", text: "already gone" } };
       case "present":
@@ -363,6 +362,15 @@ function prevented(doing: string): { action: ActionType; reason: Reason } {
   return { action: "blocked", reason: { code: "prevented", text: `lifecycle.prevent_destroy forbids ${doing} it` } };
 }
 
+function unreachable(why: Error): Reason {
+  const known = why instanceof LabError;
+  return {
+    code: "unreachable",
+    text: why.message,
+    ...(known && { cause: { code: why.code, ...(why.hint !== undefined && { hint: why.hint }) } }),
+  };
+}
+
 function absentReason(row: Row | undefined): Reason {
   if (row === undefined) return { code: "new", text: "not there yet" };
   if (row.status === "interrupted" || row.status === "failed")
@@ -382,8 +390,7 @@ function refreshVerdict(
   reading: PlanReading,
   drift: readonly PropertyChange[],
 ): { action: ActionType; reason: Reason } {
-  if (reading.is === "unreachable")
-    return { action: "blocked", reason: { code: "unreachable", text: reading.why.message } };
+  if (reading.is === "unreachable") return { action: "blocked", reason: unreachable(reading.why) };
   if (reading.is === "absent" && row.observed !== null)
     return { action: "adopt", reason: { code: "missing", text: "it is gone: the state will say so" } };
   if (drift.length > 0 || (reading.is === "present" && row.observed === null)) {

@@ -80,7 +80,7 @@ describe("plan", () => {
     expect(shown(plan)).toEqual({ "thing.a": "blocked", "thing.b": "blocked", "thing.c": "create" });
     const result = await lab.apply(plan);
     expect([...world.things.keys()]).toEqual(["thing.c"]);
-    expect(result.problems.map((one) => one.code)).toEqual(["E_BLOCKED"]);
+    expect(result.problems.map((one) => one.code)).toEqual(["E_CONNECT"]);
   });
 
   it("never deletes or forgets what it cannot reach", async () => {
