@@ -61,7 +61,7 @@ export function createEngine(parts: EngineParts): OpenLab {
     return new Session({
       loaded,
       kinds,
-      store: createFileStore({ dir: lab.state.path }),
+      store: createFileStore({ dir: lab.state.path, version: parts.version }),
       pool,
       bus,
       redactor,

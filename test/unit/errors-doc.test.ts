@@ -14,7 +14,7 @@ describe("docs/errors.md", () => {
     for (const [code, { exit, title }] of Object.entries(CODES)) {
       const section = page.split(`\n## ${code}\n`)[1]?.split("\n## ")[0] ?? "";
       expect(section.toLowerCase()).toContain(`*${title.toLowerCase()}* (exit ${exit}).`);
-      expect(section.trim().length - title.length).toBeGreaterThan(60);
+      expect(section.trim().length - title.length).toBeGreaterThan(40);
     }
   });
 });
