@@ -7,7 +7,7 @@ export interface PublishedSchema extends Schema {
   readonly $schema?: string;
   readonly $id?: string;
   readonly $ref?: string;
-  readonly dependencies?: { readonly [key: string]: readonly string[] };
+  readonly dependencies?: { readonly [key: string]: readonly string[] | Schema };
   readonly definitions?: { readonly [name: string]: Schema };
 }
 
@@ -120,14 +120,8 @@ function keyLenient(schema: Schema): Schema {
 
 function outputs(schema: Schema): Schema {
   const entry = schema.additionalProperties;
-  const conditional = {
-    ...(typeof entry === "object" && entry),
-    // Entries, for an object with a `then` looks like a promise.
-    ...Object.fromEntries([
-      ["if", { type: "object", required: ["value"] }],
-      ["then", OUTPUT_DECLARATION],
-    ]),
-  };
+  // A map that says `value` is a declaration; any other map is a value.
+  const conditional = { ...(typeof entry === "object" && entry), dependencies: { value: OUTPUT_DECLARATION } };
   return { ...schema, additionalProperties: conditional as Schema };
 }
 
