@@ -39,7 +39,9 @@ const ZSH = `#compdef labctl
 _labctl() {
   local -a words_now candidates descriptions
   local line value description
-  words_now=("\${(@Q)words[2,CURRENT]}")
+  words_now=("\${(@Q)words[2,CURRENT-1]}")
+  # Inside an open quote the word is what stands there; outside its backslashes are the shell's.
+  if [[ -n $compstate[quote] ]]; then words_now+=("$PREFIX"); else words_now+=("\${(Q)PREFIX}"); fi
   while IFS= read -r line; do
     value=\${line%%$'\\t'*}
     description=\${line#*$'\\t'}
