@@ -80,7 +80,11 @@ async function planWork(ctx: OperationContext, item: FileItem): Promise<FileWork
     ...(desired.group !== undefined && { group: desired.group }),
     ...(desired.mode !== undefined && { mode: normalMode(desired.mode) }),
   };
-  if (!replaces) return { ...base, ...own };
+  if (!replaces) {
+    // chown clears set-id bits, also where the mode is not ours to change.
+    const keepMode = observed?.type === "file" && (own.owner !== undefined || own.group !== undefined);
+    return { ...base, ...(keepMode && { mode: observed.mode }), ...own };
+  }
   refuseTarget(item);
   const there = observed?.type === "file" ? observed : undefined;
   const original = originalOf(item);
