@@ -7,7 +7,7 @@ import { directory } from "../../providers/host/directory.ts";
 import { file } from "../../providers/host/file.ts";
 import { hostProvider } from "../../providers/host/index.ts";
 import { usersScript, userScript } from "../../providers/host/user-script.ts";
-import type { Plain, Sibling } from "../../src/index.ts";
+import { type Plain, shJoin, type Sibling, userScript as trusted } from "../../src/index.ts";
 import { KindDriver } from "../../src/testing/index.ts";
 import { SHELLS, type ShellWorld, shellWorld } from "../unit/host/shells.ts";
 
@@ -105,11 +105,8 @@ describe.each(SHELLS)("hostile names through %s", (shell) => {
         await world.machineItself.exec(usersScript([name]));
         // With tools that only print their arguments, one a line and in brackets, every word must come out whole.
         const work = { name, create: true, comment, addGroups: [], removeGroups: [] };
-        const { text } = userScript(work);
-        const shown = await world.machineItself.exec({
-          ...userScript(work),
-          text: `useradd() { for w; do printf '[%s]' "$w"; done >&3; }\nexec 3>&1\n${text}`,
-        } as never);
+        const tools = `useradd() { for w; do printf '[%s]' "$w"; done >&3; }\nexec 3>&1\n`;
+        const shown = await world.machineItself.exec(shJoin([trusted(tools), userScript(work)]));
         expect(shown.stdout.toString("utf8")).toBe(`[-c][${comment}][-m][-p][*][--][${name}]`);
       }),
       { numRuns: RUNS },
