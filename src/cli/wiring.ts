@@ -26,12 +26,21 @@ export function wire(): Services {
       return createFileStore({ dir: settings.path });
     },
     kinds,
-    formatSpec: () => Promise.reject(new Error("the loader is not wired yet")),
-    initFiles: () => Promise.reject(new Error("the loader is not wired yet")),
+    formatSpec: async (text, file) => {
+      const { formatSpec } = await import("../config/index.ts");
+      return formatSpec(text, file);
+    },
+    initFiles: async (name) => {
+      const { initFiles } = await import("../config/index.ts");
+      return initFiles({ name });
+    },
     specSchema: async (which, known) => {
       const { labSchema, pipelineSchema } = await import("../config/index.ts");
       return which === "lab" ? labSchema([...known.values()]) : pipelineSchema();
     },
-    kindReference: () => Promise.reject(new Error("the loader is not wired yet")),
+    kindReference: async (kind, known) => {
+      const { kindReference } = await import("../config/index.ts");
+      return kindReference(kind, known.values());
+    },
   };
 }

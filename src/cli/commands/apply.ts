@@ -8,8 +8,11 @@ import { type Context, selectionOf } from "../context.ts";
 import { summaryOf, type Work, withLab } from "../lab.ts";
 import { readPlanFile } from "../plan-file.ts";
 import type { Host } from "../program.ts";
+import { paintFor } from "../renderers/paint.ts";
 import { renderPlan } from "../renderers/plan.ts";
 import { renderSummary } from "../renderers/summary.ts";
+import { formatValue, nameOf } from "../renderers/value.ts";
+import { SCOPE } from "../state-access.ts";
 import { styleOf } from "./plan.ts";
 import {
   addPlanningOptions,
@@ -206,7 +209,10 @@ async function change(context: Context, what: Change): Promise<number> {
       if (plan === undefined) throw new Error("no plan");
       await view.pause();
       if (!term.options.json) term.out(renderPlan(plan, styleOf(term)));
-      if (!doesSomething(plan)) return settled(plan, what.command, started);
+      if (!doesSomething(plan)) {
+        await showOutputs(context, work);
+        return settled(plan, what.command, started);
+      }
       if (flags.autoApprove !== true && what.saved === undefined) {
         const yes = await approve(term, question(what.command, session.lab.name), context.signals.cancellation.soft);
         if (!yes) {
@@ -225,6 +231,7 @@ async function change(context: Context, what: Change): Promise<number> {
       });
       await view.stop();
       if (!term.options.json) showSummary(context, work, summary);
+      if (summary.result === "ok") await showOutputs(context, work);
       return summary;
     },
   );
@@ -247,6 +254,16 @@ function showSummary(context: Context, work: Work, summary: RunSummary): void {
   term.out(renderSummary(summary, work.tally, { run: work.run, again }, styleOf(term)));
 }
 
+/** The lab's outputs: what the next step often needs. */
+async function showOutputs({ term }: Context, { session }: Work): Promise<void> {
+  if (term.options.json) return;
+  const { outputs } = await session.store.read(SCOPE);
+  const entries = Object.entries(outputs);
+  if (entries.length === 0) return;
+  term.out(`\n${paintFor({ color: term.color }).bold("Outputs:")}`);
+  for (const [name, value] of entries) term.out(`  ${nameOf(name)} = ${formatValue(value)}`);
+}
+
 function question(command: string, lab: string): string {
   switch (command) {
     case "destroy":
@@ -267,7 +284,7 @@ function warnOfShortLife(context: Context, { session, bus }: Work): void {
   bus.emit({
     type: "warning.raised",
     problem: {
-      code: "E_STATE_NOT_FOUND",
+      code: "state-not-kept",
       message: `under CI, the state in ${path} goes with the checkout`,
       hint: "set state.path to a folder that outlives it, or keep .labctl in the CI's cache",
     },

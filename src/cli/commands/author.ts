@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { chmod, mkdir, readdir, readFile, realpath, rename, rm, stat, writeFile } from "node:fs/promises";
-import { basename, dirname, join, relative, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { closest } from "fastest-levenshtein";
 import { LabError } from "../../diagnostics/index.ts";
@@ -58,26 +58,27 @@ async function initLab(context: Context, folder: string, name: string | undefine
   const { term, services } = context;
   const root = resolve(term.io.cwd, folder);
   const files = await services.initFiles(labName(name, root));
+  const written: string[] = [];
+  const kept: string[] = [];
   for (const file of files) {
-    const there = await stat(join(root, file.path)).catch(() => undefined);
-    if (there === undefined) continue;
-    throw new LabError(
-      "E_USAGE",
-      `${relative(term.io.cwd, join(root, file.path))} is there already: nothing was written`,
-      {
+    const there = (await stat(join(root, file.path)).catch(() => undefined)) !== undefined;
+    if (there && /\.ya?ml$/.test(file.path)) {
+      throw new LabError("E_USAGE", `${visible(join(folder, file.path))} is there already: nothing was written`, {
         hint: "init never overwrites; name another folder",
-      },
-    );
+      });
+    }
+    (there ? kept : written).push(join(folder, file.path));
   }
   for (const file of files) {
+    if (kept.includes(join(folder, file.path))) continue;
     const path = join(root, file.path);
     await mkdir(dirname(path), { recursive: true });
     await writeFile(path, file.content, { flag: "wx" });
   }
-  const names = files.map((file) => join(folder, file.path));
-  if (term.options.json) term.json({ written: names });
+  if (term.options.json) term.json({ written, kept });
   else {
-    for (const one of names) term.out(`wrote ${visible(one)}`);
+    for (const one of written) term.out(`wrote ${visible(one)}`);
+    for (const one of kept) term.out(`kept ${visible(one)} as it is; keep .labctl/ out of version control`);
     const where = folder === "." ? "" : ` ${folder}`;
     term.out(`\nNext: \`labctl plan${where}\` shows what it would do, \`labctl apply${where}\` does it.`);
   }
@@ -201,6 +202,10 @@ async function printSchema(context: Context, what: string): Promise<number> {
     });
   }
   if (term.options.json) term.json(kind.schema);
-  else term.out(await services.kindReference(kind, kinds));
+  else {
+    const page = await services.kindReference(kind, kinds);
+    // The note in the generated files that they are generated.
+    term.out(page.replace(/^<!--.*?-->\s*/s, ""));
+  }
   return 0;
 }

@@ -54,6 +54,9 @@ function messageOf(event: LabEvent): string {
   if (event.type === "action.finished") return `${event.action}: ${event.result}`;
   if (event.type === "action.started") return `${event.action}: started`;
   if (event.type === "host.retrying") return event.why;
+  if (event.type === "phase.started" || event.type === "phase.finished") {
+    return `${event.phase}: ${event.type === "phase.started" ? "started" : "finished"}`;
+  }
   if (event.type === "run.finished") return `${event.summary.command}: ${event.summary.result}`;
   return event.type;
 }
