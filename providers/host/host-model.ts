@@ -94,7 +94,7 @@ export const schema = {
     address: {
       type: "string",
       minLength: 1,
-      pattern: "^[^\\s/@\\u0000-]\\S*$",
+      pattern: "^[^\\s/@\\u0000-][^\\s/@\\u0000]*$",
       description: "IP address, DNS name, or a `Host` of ~/.ssh/config. Not needed with `connection: local`.",
       examples: ["10.0.0.11", "builder-1.lab.example"],
     },
