@@ -1,5 +1,4 @@
-import type { LabSession, LocateState, OpenLab, SpecSelection } from "../engine/port.ts";
-import type { EventBus } from "../events/port.ts";
+import type { LocateState, OpenLab } from "../engine/port.ts";
 import type { StateSettings } from "../model/index.ts";
 import type { Kind } from "../provider/index.ts";
 import type { StateStore } from "../state/port.ts";
@@ -20,5 +19,3 @@ export interface Services {
   /** A kind's reference page, Markdown. */
   kindReference(kind: Kind, kinds: ReadonlyMap<string, Kind>): Promise<string>;
 }
-
-export type { EventBus, LabSession, SpecSelection };

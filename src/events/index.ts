@@ -1,18 +1,4 @@
-export { createEventBus, type EventBusOptions, redactDeep } from "./bus.ts";
-export { logFileName, newRunId, RUN_ID, RUNS_KEPT, type RunFiles, runFiles, runsDir } from "./layout.ts";
-export type { EventBus, Listener } from "./port.ts";
-export { RunRecorder, type RunMeta, writeAtomic, writeJson } from "./recorder.ts";
-export { pruneRuns } from "./retention.ts";
-export {
-  addressOf,
-  type EventFilter,
-  findRun,
-  listRuns,
-  matches,
-  parseEvent,
-  readEvents,
-  readRun,
-  readRunPlan,
-  type RunState,
-  stateOf,
-} from "./runs.ts";
+export { createEventBus, redactDeep } from "./bus.ts";
+export { logFileName, newRunId, runFiles } from "./layout.ts";
+export { RunRecorder, writeJson } from "./recorder.ts";
+export { type EventFilter, findRun, listRuns, readEvents, readRun, stateOf } from "./runs.ts";

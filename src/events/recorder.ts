@@ -173,7 +173,7 @@ export async function writeJson(path: string, data: unknown): Promise<void> {
 }
 
 /** Replaces a file as a whole, mode 0600; leaves no temporary file behind, also where it fails. */
-export async function writeAtomic(path: string, text: string): Promise<void> {
+async function writeAtomic(path: string, text: string): Promise<void> {
   const temporary = join(dirname(path), `.${process.pid}-${Math.random().toString(36).slice(2)}.tmp`);
   try {
     await writeFile(temporary, text, { mode: 0o600, flag: "wx" });

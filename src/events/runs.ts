@@ -7,7 +7,7 @@ import { type Address, isWithin, type LabEvent, type Plan, type RunRecord } from
 import { RUN_ID, runFiles, runsDir } from "./layout.ts";
 
 /** `running`: no end was written and its process lives (or runs on another machine, where we cannot look). */
-export type RunState = "running" | "interrupted" | "ok" | "failed" | "cancelled";
+type RunState = "running" | "interrupted" | "ok" | "failed" | "cancelled";
 
 export interface EventFilter {
   /** Events of this resource and of what it contains. */
@@ -104,13 +104,13 @@ export async function* readEvents(stateDir: string, id: string, filter: EventFil
 }
 
 /** The plan of a run; undefined where it got to none. */
-export async function readRunPlan(stateDir: string, id: string): Promise<Plan | undefined> {
+async function readRunPlan(stateDir: string, id: string): Promise<Plan | undefined> {
   const text = await readFile(runFiles(stateDir, id).plan, "utf8").catch(() => undefined);
   const plan = text === undefined ? undefined : parseLine(text);
   return typeof plan === "object" && plan !== null && "actions" in plan ? (plan as Plan) : undefined;
 }
 
-export function matches(event: LabEvent, filter: EventFilter): boolean {
+function matches(event: LabEvent, filter: EventFilter): boolean {
   if (filter.after !== undefined && event.seq <= filter.after) return false;
   if (filter.types !== undefined && !filter.types.includes(event.type)) return false;
   if (filter.address === undefined) return true;
@@ -118,7 +118,7 @@ export function matches(event: LabEvent, filter: EventFilter): boolean {
   return address !== undefined && isWithin(address, filter.address);
 }
 
-export function addressOf(event: LabEvent): Address | undefined {
+function addressOf(event: LabEvent): Address | undefined {
   if ("address" in event) return event.address;
   if ("host" in event) return event.host;
   if ("problem" in event) return event.problem.address;
@@ -126,7 +126,7 @@ export function addressOf(event: LabEvent): Address | undefined {
 }
 
 /** One line of events.ndjson; undefined where it is no event. */
-export function parseEvent(line: string): LabEvent | undefined {
+function parseEvent(line: string): LabEvent | undefined {
   const data = parseLine(line);
   if (typeof data !== "object" || data === null) return undefined;
   if (!("type" in data && "seq" in data && "at" in data && "run" in data)) return undefined;

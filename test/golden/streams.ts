@@ -3,7 +3,7 @@ import type { EventBody, LabEvent, Plan, PlannedAction, PropertyChange, RunSumma
 /** Recorded streams for the renderers. Times and ids are fixed, so that each rendering is too. */
 export const RUN = "20261123T010203Z-1f2e3d";
 
-export function stream(bodies: readonly (EventBody | { readonly wait: number })[]): LabEvent[] {
+function stream(bodies: readonly (EventBody | { readonly wait: number })[]): LabEvent[] {
   let at = Date.parse("2026-11-23T01:02:03.000Z");
   let seq = 0;
   const events: LabEvent[] = [];
@@ -66,8 +66,8 @@ const change = (
   ...more,
 });
 
-export const MOTD = 'host.builder-1/file["/etc/motd"]';
-export const LIMITS = 'host.builder-1/file["/etc/security/limits.d/lab.conf"]';
+const MOTD = 'host.builder-1/file["/etc/motd"]';
+const LIMITS = 'host.builder-1/file["/etc/security/limits.d/lab.conf"]';
 
 export const richPlan = plan(
   [

@@ -24,7 +24,7 @@ import {
   type PlanningFlags,
 } from "./planning.ts";
 
-export interface ApplyFlags extends PlanningFlags {
+interface ApplyFlags extends PlanningFlags {
   readonly autoApprove?: boolean;
   readonly jsonInto?: string;
   readonly onFailure: OnFailure;

@@ -128,17 +128,26 @@ async function moveRows(context: Context, from: Address, to: Address): Promise<n
     const session = await store.open(SCOPE, lockRequest(context, `labctl state mv ${from} ${to}`));
     try {
       const rows = rowsWithin(session.rows, from);
-      const taken = [...session.rows.keys()].find((one) => isWithin(one, to) && !isWithin(one, from));
+      if (isWithin(to, from) && to !== from) {
+        throw new LabError("E_MOVED", `${visible(to)} lies inside ${visible(from)}`, { hint: "choose another name" });
+      }
+      const renamed = (address: Address): Address =>
+        isWithin(address, from) ? `${to}${address.slice(from.length)}` : address;
+      const taken = rows.map((row) => renamed(row.address)).find((one) => session.rows.has(one));
       if (taken !== undefined) {
         throw new LabError("E_MOVED", `the state already has ${visible(taken)}`, {
           address: taken,
           hint: "`labctl state rm` drops it first, if it is not wanted any more",
         });
       }
-      if (isWithin(to, from) && to !== from) {
-        throw new LabError("E_MOVED", `${visible(to)} lies inside ${visible(from)}`, { hint: "choose another name" });
+      // Each row on its own: where this is cut off, the same command moves the rest.
+      for (const row of rows) await session.move(row.address, renamed(row.address));
+      for (const row of session.rows.values()) {
+        const parent = row.parent === undefined ? undefined : renamed(row.parent);
+        const depends = row.depends.map(renamed);
+        const same = parent === row.parent && depends.every((one, i) => one === row.depends[i]);
+        if (!same) await session.put({ ...row, ...(parent !== undefined && { parent }), depends });
       }
-      await session.move(from, to);
       if (term.options.json) term.json({ moved: rows.length, from, to });
       else term.out(`Moved ${plural(rows.length, "row")} from ${visible(from)} to ${visible(to)}.`);
     } finally {

@@ -17,7 +17,7 @@ export function rootTitle(root: RootTally, style: Style): string {
   if (count("failed") > optional) parts.push(paint.red(`${count("failed") - optional} failed`));
   if (optional > 0) parts.push(paint.yellow(`${optional} optional failed`));
   if (count("skipped") > 0) parts.push(paint.yellow(`${count("skipped")} skipped`));
-  if (count("cancelled") > 0) parts.push(paint.yellow(`${count("cancelled")} not begun`));
+  if (count("cancelled") > 0) parts.push(paint.yellow(`${count("cancelled")} cancelled`));
   if (count("rolled_back") > 0) parts.push(paint.yellow(`${count("rolled_back")} rolled back`));
   return `${paint.bold(visible(root.root))}  ${parts.join(paint.dim(" · "))}`;
 }

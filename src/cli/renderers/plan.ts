@@ -24,7 +24,7 @@ export function renderPlan(plan: Plan, style: Style): string {
 }
 
 /** `Plan: 3 to create, 1 to update; 12 unchanged.` */
-export function renderPlanSummary(plan: Plan, style: Pick<Style, "color">): string {
+function renderPlanSummary(plan: Plan, style: Pick<Style, "color">): string {
   const paint = paintFor(style);
   const counts = countActions(plan.actions);
   const order: ActionType[] = ["create", "update", "replace", "delete", "adopt", "forget", "check", "blocked"];

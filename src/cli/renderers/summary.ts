@@ -9,7 +9,7 @@ const WORDS: Readonly<Record<ActionResult, string>> = {
   failed: "failed",
   skipped: "skipped",
   blocked: "blocked",
-  cancelled: "not begun",
+  cancelled: "cancelled",
   rolled_back: "rolled back",
   noop: "unchanged",
 };

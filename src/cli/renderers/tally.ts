@@ -20,7 +20,7 @@ export interface RunningAction {
   readonly retry?: { readonly problem: Problem; readonly until: number };
 }
 
-export interface FailedAction {
+interface FailedAction {
   readonly address: Address;
   readonly action: ActionType;
   readonly problem: Problem;

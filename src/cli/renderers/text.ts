@@ -19,11 +19,6 @@ export function visibleLine(text: string): string {
   return text.replaceAll("\t", "  ").replace(HOSTILE, escapeCharacter);
 }
 
-/** The same for text of several lines, which stay lines. */
-export function visibleText(text: string): string {
-  return text.split(/\r?\n/).map(visibleLine).join("\n");
-}
-
 function escapeCharacter(found: string): string {
   if (found === "\n") return String.raw`\n`;
   if (found === "\r") return String.raw`\r`;

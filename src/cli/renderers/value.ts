@@ -22,7 +22,7 @@ export function formatValue(value: Plain | undefined, depth = 0): string {
 }
 
 /** Text in quotes (a digest short and without), with control characters escaped as JSON does and everything else that could mislead as `\u{…}`. */
-export function quote(text: string): string {
+function quote(text: string): string {
   if (/^[0-9a-f]{64}$/.test(text)) return `sha256:${text.slice(0, 12)}…`;
   return cut(visible(JSON.stringify(text)));
 }
@@ -64,7 +64,7 @@ export function sidesOf(change: PropertyChange): { readonly before: string; read
   return { before: side(change.before), after: side(change.after) };
 }
 
-export function isList(value: Plain | undefined): value is readonly Plain[] {
+function isList(value: Plain | undefined): value is readonly Plain[] {
   return Array.isArray(value);
 }
 

@@ -16,6 +16,7 @@ import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { file } from "../../../providers/host/file.ts";
+import { keepId, temporaryName } from "../../../providers/host/file-script.ts";
 import { LabError } from "../../../src/index.ts";
 import { conformance, countingMachine, KindDriver, type Properties } from "../../../src/testing/index.ts";
 import { SHELLS, type ShellWorld, shellWorld } from "./shells.ts";
@@ -25,9 +26,22 @@ describe.each(SHELLS)("file through %s", (shell) => {
   beforeEach(() => {
     world = shellWorld(shell);
   });
-  afterEach(() => world.close());
+  const used: { readonly path: string; readonly id: string }[] = [];
+  afterEach(async () => {
+    await world.close();
+    // As root the originals are kept outside of the folder that the tests play in.
+    const store = "/var/lib/labctl/originals";
+    const kept = existsSync(store) ? readdirSync(store) : [];
+    for (const { path, id } of used.splice(0)) {
+      for (const name of kept) if (name.startsWith(keepId(path, id))) rmSync(join(store, name));
+    }
+  });
 
-  const driver = (path: string): KindDriver => new KindDriver(file, world, path);
+  const driver = (path: string): KindDriver => {
+    const made = new KindDriver(file, world, path);
+    used.push({ path, id: made.instanceId });
+    return made;
+  };
   const at = (name: string): string => join(world.dir, name);
 
   test("is absent, is made with its mode, reads back the same, and is removed", async () => {
@@ -89,13 +103,33 @@ describe.each(SHELLS)("file through %s", (shell) => {
     const wish = { path, content: "ours\n" };
     await d.apply(wish);
     const store = process.getuid?.() === 0 ? "/var/lib/labctl/originals" : at(".state/labctl/originals");
-    const { keepId } = await import("../../../providers/host/file-script.ts");
     for (const name of readdirSync(store)) if (name.startsWith(keepId(path, d.instanceId))) rmSync(join(store, name));
     await expect(d.destroy(wish)).rejects.toMatchObject({
       code: "E_MISMATCH",
       message: expect.stringContaining("no longer kept"),
     });
     expect(readFileSync(path, "utf8")).toBe("ours\n");
+  });
+
+  test("a sensitive file, of which the state knows no digest, is restored from its copy, or left where none was made", async () => {
+    const path = at("f");
+    for (const [before, after] of [
+      ["secret\n", "secret\n"],
+      ["old secret\n", "old secret\n"],
+    ] as const) {
+      writeFileSync(path, before);
+      chmodSync(path, 0o640);
+      const d = driver(path);
+      const wish = { path, content: "secret\n", mode: "0600", sensitive: true };
+      await d.apply(wish);
+      if (d.prior === undefined) throw new Error("no prior");
+      const { digest: _original, ...original } = d.prior.original ?? {};
+      const { digest: _observed, ...observed } = d.prior.observed ?? {};
+      d.prior = { ...d.prior, original, observed };
+      await d.destroy(wish);
+      expect(readFileSync(path, "utf8")).toBe(after);
+      expect(statSync(path).mode & 0o7777).toBe(0o640);
+    }
   });
 
   test("never replaces a directory, and leaves it alone on delete", async () => {
@@ -210,7 +244,6 @@ describe.each(SHELLS)("file through %s", (shell) => {
   test("what a crash left beside the target is gone after the next run", async () => {
     const path = at("f");
     const d = driver(path);
-    const { temporaryName } = await import("../../../providers/host/file-script.ts");
     writeFileSync(temporaryName(path, d.instanceId), "half a secr");
     await d.apply({ path, content: "whole\n" });
     expect(readdirSync(world.dir).filter((name) => !name.startsWith("."))).toEqual(["f"]);
