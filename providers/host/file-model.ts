@@ -86,6 +86,7 @@ export const schema = {
   additionalProperties: false,
 } as const satisfies ObjectSchema;
 
+/** Text that was read for the diff is no attribute: it is seen by the diff and kept nowhere. */
 export const attributes = {
   type: "object",
   properties: {
@@ -93,11 +94,6 @@ export const attributes = {
     size: { type: "integer", description: "Bytes." },
     digest: { type: "string", description: "SHA-256 (hex) of the content, where the content is managed." },
     target: { type: "string", description: "Where a symbolic link leads." },
-    content: {
-      type: "string",
-      description: "Small text that differs from what is wanted, read for the diff.",
-      "x-labctl": { volatile: true },
-    },
   },
   required: ["type", "mode", "owner", "group", "uid", "gid", "size"],
   additionalProperties: false,

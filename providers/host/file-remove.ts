@@ -2,7 +2,15 @@ import type { OperationContext } from "../../src/index.ts";
 import { machineOf, requireSuccess, runScript } from "./common.ts";
 import { fileFailure } from "./file-errors.ts";
 import { type FileItem, managesContent, type Observed } from "./file-model.ts";
-import { type FileWork, filesScript, keepId, parseFilesOutput, removalScript, temporaryName } from "./file-script.ts";
+import {
+  type FileWork,
+  filesScript,
+  keepId,
+  parseFilesOutput,
+  removalScript,
+  type StepFailure,
+  temporaryName,
+} from "./file-script.ts";
 
 export async function remove(ctx: OperationContext, item: FileItem): Promise<void> {
   const { path } = item.desired;
@@ -17,16 +25,7 @@ export async function remove(ctx: OperationContext, item: FileItem): Promise<voi
       `${path} is a ${observed.type === "directory" ? "directory" : "special file"} by now and is left alone`,
     );
   } else if (original !== undefined) {
-    const work = restoration(item, original, managed);
-    if (work === undefined) ctx.log("info", `${path} is as it was before labctl; nothing to restore`);
-    else {
-      const result = requireSuccess(
-        await runScript(machine, filesScript([work], []), { signal: ctx.signal }),
-        `restoring ${path}`,
-      );
-      const failed = parseFilesOutput(result.stdout.toString("utf8")).failures.get(0);
-      if (failed !== undefined) throw fileFailure(failed, path, item.address);
-    }
+    await restore(ctx, item, original, managed);
   }
   const gone = original === undefined && managed && observed?.type !== "directory" && observed?.type !== "other";
   if (original === undefined && !managed && observed !== undefined) {
@@ -37,6 +36,31 @@ export async function remove(ctx: OperationContext, item: FileItem): Promise<voi
     `removing ${path}`,
   );
   const failed = parseFilesOutput(result.stdout.toString("utf8")).failures.get(0);
+  if (failed !== undefined) throw fileFailure(failed, path, item.address);
+}
+
+async function restore(ctx: OperationContext, item: FileItem, original: Observed, managed: boolean): Promise<void> {
+  const { path } = item.desired;
+  const run = async (work: FileWork): Promise<StepFailure | undefined> => {
+    const script = filesScript([work], []);
+    const result = requireSuccess(
+      await runScript(machineOf(ctx, item), script, { signal: ctx.signal }),
+      `restoring ${path}`,
+    );
+    return parseFilesOutput(result.stdout.toString("utf8")).failures.get(0);
+  };
+  const work = restoration(item, original, managed);
+  if (work === undefined) {
+    ctx.log("info", `${path} is as it was before labctl; nothing to restore`);
+    return;
+  }
+  let failed = await run(work);
+  // The state knows no digests of sensitive files. Where no copy was kept, the content was never overwritten by labctl.
+  if (failed?.step === "lost" && original.digest === undefined) {
+    ctx.log("warn", `no former content of ${path} is kept; only its mode and owner are restored`);
+    const { content: _content, ...meta } = work;
+    failed = item.observed?.type === "file" ? await run(meta) : undefined;
+  }
   if (failed !== undefined) throw fileFailure(failed, path, item.address);
 }
 
