@@ -22,6 +22,7 @@ import { Roster } from "./roster.ts";
 import type { Scope } from "./scope.ts";
 import { readDefaults, readGroups, readOutputs, readSecrets, readState, type Sections } from "./sections.ts";
 import { KindTables } from "./tables.ts";
+import { asLiteral } from "./variables.ts";
 import { fixedSections, LATER_LAB, LATER_PIPELINE, LATER_WITHIN, PIPELINE_SECTIONS } from "./top.ts";
 import { shortened } from "./yaml.ts";
 
@@ -154,7 +155,9 @@ function readTop(
     else if (schema === undefined)
       unknownSection(key, entry, [...Object.keys(fixed), ...tables.top.keys()], LATER_LAB, documents);
     else if (key !== "outputs") {
-      const node = { ...entry, value: withoutLater(key, entry.value, documents) };
+      // References in defaults of variables were refused where variables are read.
+      const written = key === "variables" ? asLiteral(entry.value) : entry.value;
+      const node = { ...entry, value: withoutLater(key, written, documents) };
       // Values that connections are made of may hold secrets; all else must be known now.
       const known = key === "defaults" ? {} : { known: `in \`${key}:\`` };
       const value = check(node.value, schema, { path: "", label: `"${key}"`, at: entry.at }, { ...base, ...known });

@@ -10,6 +10,7 @@ import {
   patternOf,
   type Spot,
   type Walk,
+  WORD_PATTERN,
 } from "./check-base.ts";
 import type { Entry, MapNode } from "./node.ts";
 import { mayHoldReference, parseReferences } from "./reference.ts";
@@ -96,9 +97,11 @@ export function keyFits(key: string, entry: Entry, schema: Schema, ctx: CheckCon
   const hint =
     schema.pattern === NAME_PATTERN
       ? "names are made of a-z, 0-9 and -, and begin with a letter or digit"
-      : schema.enum === undefined
-        ? patternHint(schema)
-        : ctx.problems.suggest(key, schema.enum.map(String));
+      : schema.pattern === WORD_PATTERN
+        ? "names are made of letters, digits, - and _, and begin with a letter"
+        : schema.enum === undefined
+          ? patternHint(schema)
+          : ctx.problems.suggest(key, schema.enum.map(String));
   ctx.problems.error("E_SPEC_NAME", `"${shortened(key)}" cannot be a name here`, entry.at, hint);
   return false;
 }

@@ -17,28 +17,31 @@ export function checkUnions(
   ctx: CheckContext,
   walk: Walk,
 ): Value | undefined {
-  const branches = schema.oneOf ?? schema.anyOf;
-  if (branches === undefined) {
-    const value = walk.plain(node, schema, spot, ctx);
-    if (schema.not !== undefined && value !== undefined) checkNot(node, schema.not, spot, ctx, walk);
-    return value;
-  }
-  const { oneOf: _one, anyOf: _any, not, ...own } = schema;
-  // A branch that only asks for keys adds a condition to a map that the schema itself describes.
-  const describes =
-    own.properties !== undefined || (own.type !== undefined && !branches.some((b) => b.type !== undefined));
+  const { oneOf, anyOf, not, ...own } = schema;
+  const unions = [
+    ...(oneOf === undefined ? [] : [{ branches: oneOf, exclusive: true }]),
+    ...(anyOf === undefined ? [] : [{ branches: anyOf, exclusive: false }]),
+  ];
+  // A union of types describes the value; one that only asks for keys adds a condition to a map described beside it.
+  const shaped = unions.some(({ branches }) => branches.some((one) => (one.type ?? one.properties) !== undefined));
+  const describes = unions.length === 0 || own.properties !== undefined || (own.type !== undefined && !shaped);
   const before = ctx.problems.size;
-  const base = describes ? walk.plain(node, own, spot, ctx) : undefined;
-  if (ctx.problems.size > before) return undefined;
-  const passing = branches.filter((branch) => passes(node, branch, spot, ctx, walk));
-  if (passing.length === 1 || (passing.length > 1 && schema.oneOf === undefined)) {
-    if (not !== undefined) checkNot(node, not, spot, ctx, walk);
-    const chosen = passing[0] ?? {};
-    return describes ? base : walk.check(node, chosen, spot, ctx);
+  let value = describes ? walk.plain(node, own, spot, ctx) : undefined;
+  if (ctx.problems.size > before || (describes && value === undefined)) return undefined;
+  for (const { branches, exclusive } of unions) {
+    const passing = branches.filter((branch) => passes(node, branch, spot, ctx, walk));
+    if (passing.length === 0) {
+      report(node, schema, branches, spot, ctx, walk);
+      return undefined;
+    }
+    if (passing.length > 1 && exclusive) {
+      tooMany(node, passing, spot, ctx);
+      return undefined;
+    }
+    if (!describes) value = walk.check(node, passing[0] ?? {}, spot, ctx);
   }
-  if (passing.length > 1) tooMany(node, passing, spot, ctx);
-  else report(node, schema, branches, spot, ctx, walk);
-  return undefined;
+  if (not !== undefined) checkNot(node, not, spot, ctx, walk);
+  return value;
 }
 
 function passes(node: SpecNode, branch: Schema, spot: Spot, ctx: CheckContext, walk: Walk): boolean {

@@ -1,6 +1,6 @@
 import type { Kind, Schema } from "../provider/index.ts";
 import { keySchemaOf, KindTables, optionsOf, userSchema } from "./tables.ts";
-import { fixedSections, OUTPUT_DECLARATION, PIPELINE_SECTIONS } from "./top.ts";
+import { fixedSections, OPTIONS, OUTPUT_DECLARATION, PIPELINE_SECTIONS } from "./top.ts";
 
 /** A schema as it is published: with the few keywords that kinds do not write themselves. */
 export interface PublishedSchema extends Schema {
@@ -36,6 +36,7 @@ export function labSchema(kinds: readonly Kind[]): PublishedSchema {
   for (const [name, kind] of tables.top) properties[name] = sectionSchema(kind);
   const definitions: Record<string, Schema> = {};
   for (const kind of kinds) definitions[kind.kind] = resourceSchema(kind, tables);
+  for (const [name, schema] of Object.entries(OPTIONS)) definitions[`${OPTION}${name}`] = lenient(schema);
   return {
     $schema: DRAFT,
     title: "lab.yaml",
@@ -60,6 +61,9 @@ export function pipelineSchema(): PublishedSchema {
     additionalProperties: false,
   };
 }
+
+/** Kinds are words without a dot, so these names are free. */
+const OPTION = "resource.";
 
 function refTo(kind: Kind): Schema {
   return { $ref: `#/definitions/${kind.kind}` } as Schema;
@@ -88,7 +92,7 @@ function resourceSchema(kind: Kind, tables: KindTables): Schema {
   if (list) all[kind.section.key] = stringly({ ...kind.schema.properties[kind.section.key], ...key, type: "string" });
   for (const [name, schema] of Object.entries(properties)) all[name] = lenient(schema);
   for (const [name, child] of tables.childrenOf(kind.kind)) all[name] = sectionSchema(child);
-  for (const [name, schema] of optionsOf(kind)) all[name] = lenient(schema);
+  for (const name of optionsOf(kind).keys()) all[name] = { $ref: `#/definitions/${OPTION}${name}` } as Schema;
   const needed = [...(list ? [kind.section.key] : []), ...(required ?? [])];
   const demanding = needed.length > 0 || rest.anyOf !== undefined || rest.oneOf !== undefined;
   const made: PublishedSchema = {

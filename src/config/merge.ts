@@ -3,8 +3,8 @@ import { isNull, rangeOf } from "./node.ts";
 import type { Problems } from "./problems.ts";
 import { shortened } from "./yaml.ts";
 
-/** Sections of which every file may say a part: their entries are put together. */
-const ADDITIVE = new Set(["labctl"]);
+/** What every file says for itself. */
+const ADDITIVE = new Set(["labctl", "include"]);
 
 /**
  * The files of one spec as one document: sections are put together, and what two files say is an error that names both.

@@ -228,7 +228,13 @@ function referenceTo(kind: Kind, tables: KindTables): string {
 function exampleOf(kind: Kind): string {
   const { section } = kind;
   const schema = userSchema(kind);
-  const excluded = new Set((schema.not?.required ?? []).slice(1));
+  // Of properties that exclude each other, the first.
+  const alternatives = [schema.oneOf, schema.anyOf].flatMap((branches) => branches?.slice(1) ?? []);
+  const excluded = new Set([
+    ...(schema.not?.required ?? []).slice(1),
+    ...(schema.not?.anyOf ?? []).flatMap((one) => (one.required ?? []).slice(1)),
+    ...alternatives.flatMap((one) => one.required ?? []),
+  ]);
   const lines = Object.entries(schema.properties)
     .filter(([name, one]) => one.examples?.[0] !== undefined && !excluded.has(name))
     .slice(0, 6)

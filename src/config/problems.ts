@@ -96,9 +96,10 @@ export class Problems {
 
 /** The nearest candidate, as a hint; undefined where none is near enough to be a slip of the finger. */
 export function didYouMean(word: string, candidates: Iterable<string>): string | undefined {
-  if (word.length > 200) return undefined;
+  if (word.length < 3 || word.length > 200) return undefined;
   let best: string | undefined;
-  let least = Math.max(1, Math.floor(word.length * 0.4)) + 0.5;
+  // Two for short words: swapped letters count twice.
+  let least = (word.length < 4 ? 1 : Math.max(2, Math.floor(word.length * 0.4))) + 0.5;
   let seen = 0;
   for (const candidate of candidates) {
     if (++seen > MOST_CANDIDATES) break;

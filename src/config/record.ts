@@ -29,11 +29,45 @@ export function checkRecord(documents: Documents, kinds: readonly Kind[]): void 
   }
 }
 
+/**
+ * The schema without keys that stand nowhere in a document: for that document it says the same, and compiling the rest
+ * would take most of the time.
+ */
+function pruned(schema: PublishedSchema, node: SpecNode): PublishedSchema {
+  const names = new Set<string>();
+  collectKeys(node, names);
+  const thin = (one: Schema): Schema =>
+    one.properties === undefined
+      ? one
+      : { ...one, properties: Object.fromEntries(Object.entries(one.properties).filter(([name]) => names.has(name))) };
+  const definitions = Object.entries(schema.definitions ?? {}).map(([name, one]) => [name, thin(one)] as const);
+  return { ...schema, ...thin(schema), definitions: Object.fromEntries(definitions) };
+}
+
+function collectKeys(node: SpecNode, into: Set<string>): void {
+  if (node.type === "list") for (const item of node.items) collectKeys(item, into);
+  if (node.type !== "map") return;
+  for (const [key, entry] of node.entries) {
+    into.add(key);
+    collectKeys(entry.value, into);
+  }
+}
+
 /** What ajv says of a document; empty where it is valid. */
 export function recordErrors(node: SpecNode, schema: PublishedSchema): readonly ErrorObject[] {
-  const validate = compile(schema);
+  const validate = compile(pruned(schema, node));
   return validate(plainOf(node, schema, schema)) ? [] : (validate.errors ?? []);
 }
+
+/** Compiling is what costs, not checking: nothing is optimised, and the schema, which is ours, is not checked itself. */
+const OPTIONS = {
+  strict: false,
+  validateFormats: false,
+  validateSchema: false,
+  meta: false,
+  addUsedSchema: false,
+  code: { optimize: false },
+} as const;
 
 const compiled = new Map<string, ValidateFunction>();
 
@@ -41,7 +75,7 @@ function compile(schema: PublishedSchema): ValidateFunction {
   const text = JSON.stringify(schema);
   const known = compiled.get(text);
   if (known !== undefined) return known;
-  const made = new Ajv({ strict: false, validateFormats: false, addUsedSchema: false }).compile(schema);
+  const made = new Ajv(OPTIONS).compile(schema);
   compiled.set(text, made);
   return made;
 }

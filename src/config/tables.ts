@@ -60,8 +60,14 @@ function hiddenProperties(kind: Kind): Set<string> {
 
 /** What every resource can have and this kind does not give a meaning of its own. */
 export function optionsOf(kind: Kind): ReadonlyMap<string, Schema> {
-  return new Map(Object.entries(OPTIONS).filter(([name]) => !Object.hasOwn(kind.schema.properties, name)));
+  const known = options.get(kind);
+  if (known !== undefined) return known;
+  const made = new Map(Object.entries(OPTIONS).filter(([name]) => !Object.hasOwn(kind.schema.properties, name)));
+  options.set(kind, made);
+  return made;
 }
+
+const options = new WeakMap<Kind, ReadonlyMap<string, Schema>>();
 
 /** What the keys of a section must be. */
 export function keySchemaOf(kind: Kind): Schema {

@@ -8,6 +8,8 @@ import type { Variable } from "./scope.ts";
 import { readSource, SourceText } from "./source.ts";
 import { parseSpec } from "./yaml.ts";
 
+/** Where another key stands, that is the mistake, and not that there is no value. */
+const KNOWN = new Set(["default", "type", "description", "sensitive"]);
 const FROM_ENV = "LABCTL_VAR_";
 
 interface Given {
@@ -41,7 +43,10 @@ export async function readVariables(
     const secret = isTrue(entryOf(entry.value, "sensitive")?.value);
     if (fallback !== undefined) refuseReferences(fallback, name, problems);
     const value = valueOf(name, entry, given.get(name), problems);
-    if (value === undefined && given.get(name) === undefined && fallback === undefined) {
+    const sound =
+      isNull(entry.value) ||
+      (entry.value.type === "map" && [...entry.value.entries.keys()].every((key) => KNOWN.has(key)));
+    if (sound && value === undefined && given.get(name) === undefined && fallback === undefined) {
       problems.error(
         "E_VAR_MISSING",
         `the variable "${name}" has no value`,
@@ -210,7 +215,7 @@ function asType(node: SpecNode, wanted: Type | undefined): SpecNode | undefined 
 }
 
 /** References inside a value are text: only specs hold references. */
-function asLiteral(node: SpecNode): SpecNode {
+export function asLiteral(node: SpecNode): SpecNode {
   if (node.type === "scalar") return { ...node, literal: true };
   if (node.type === "list") return { ...node, items: node.items.map(asLiteral) };
   return {

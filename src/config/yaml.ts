@@ -105,8 +105,12 @@ const PLAINER: Readonly<Record<string, readonly [message: string, hint?: string]
   TAB_AS_INDENT: TAB,
   MULTILINE_IMPLICIT_KEY: ["this line is no `key: value`", "is there a colon, and a space after it?"],
   BLOCK_AS_IMPLICIT_KEY: ["a map or list begins on the line of a key", "put it on the next line, indented"],
-  BAD_INDENT: ["the indentation is wrong", "keys of one map begin in one column"],
 };
+
+function hintFor(code: string, detail: string): string | undefined {
+  if (detail.startsWith("Flow ")) return "is a bracket or brace before it not closed?";
+  return code === "BAD_INDENT" ? "keys of one map begin in one column" : undefined;
+}
 
 type Complaint = [message: string, at: Place, hint: string | undefined];
 
@@ -120,7 +124,7 @@ function describe(error: YAMLError, source: SourceText): Complaint {
     return [`not valid YAML: ${TAB[0]}`, { source, start: tab, end: tab + 1 }, TAB[1]];
   }
   const detail = (error.message.split("\n")[0] ?? "").replace(/ at line \d+, column \d+:?$/, "");
-  const [message, hint] = PLAINER[error.code] ?? [detail];
+  const [message, hint] = PLAINER[error.code] ?? [detail, hintFor(error.code, detail)];
   return [`not valid YAML: ${message}`, { source, start, end }, hint];
 }
 
