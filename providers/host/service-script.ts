@@ -97,15 +97,21 @@ export function parseServices(lines: readonly string[], count: number): (Service
   });
 }
 
-/** The command that enables or disables, as words. */
-export function enableWords(manager: Manager, name: string, enabled: boolean): string[] {
+/** The commands that enable or disable, as words. */
+export function enableCommands(manager: Manager, name: string, enabled: boolean): string[][] {
   switch (manager) {
     case "systemd":
-      return ["systemctl", enabled ? "enable" : "disable", "--", name];
+      return [["systemctl", enabled ? "enable" : "disable", "--", name]];
     case "openrc":
-      return enabled ? ["rc-update", "add", name, "default"] : ["rc-update", "--all", "del", name];
+      return [enabled ? ["rc-update", "add", name, "default"] : ["rc-update", "--all", "del", name]];
     case "sysv":
-      return ["update-rc.d", name, enabled ? "enable" : "disable"];
+      // A script that never had links is refused by `enable`; `defaults` makes them, and leaves those that are there.
+      return enabled
+        ? [
+            ["update-rc.d", name, "defaults"],
+            ["update-rc.d", name, "enable"],
+          ]
+        : [["update-rc.d", name, "disable"]];
   }
 }
 

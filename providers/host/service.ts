@@ -13,7 +13,7 @@ import { failure, machineOf, readByMachine, readByProbe } from "./common.ts";
 import { sha256 } from "./entries.ts";
 import { afterAll } from "./order.ts";
 import {
-  enableWords,
+  enableCommands,
   markerPath,
   parseServices,
   reloadWords,
@@ -122,7 +122,9 @@ export function serviceSteps(desired: Desired, observed: Observed): ShellText[] 
   const changes = new Set(diffService(desired, observed).map((change) => change.path));
   const reload = reloadWords(manager);
   if (changes.size > 0 && reload !== undefined) steps.push(step("reload", ...reload));
-  if (changes.has("enabled")) steps.push(step("enable", ...enableWords(manager, name, desired.enabled === true)));
+  if (changes.has("enabled")) {
+    for (const words of enableCommands(manager, name, desired.enabled === true)) steps.push(step("enable", ...words));
+  }
   const restarts = changes.has("restart_on") && observed.running && desired.running !== false;
   if (restarts) steps.push(step("restart", ...runWords(manager, name, "restart")));
   else if (changes.has("running"))
@@ -236,7 +238,7 @@ export const service = defineKind({
       const enabled = desired.enabled ?? before?.enabled;
       const running = desired.running ?? before?.running;
       if (enabled !== undefined && observed.enabled !== original.enabled) {
-        steps.push(step("enable", ...enableWords(manager, name, original.enabled)));
+        for (const words of enableCommands(manager, name, original.enabled)) steps.push(step("enable", ...words));
       }
       if (running !== undefined && observed.running !== original.running) {
         steps.push(step("run", ...runWords(manager, name, original.running ? "start" : "stop")));

@@ -92,7 +92,10 @@ describe("services", () => {
       ["reload systemctl daemon-reload", "enable systemctl enable -- chrony", "run systemctl start -- chrony"],
     ],
     ["openrc", ["enable rc-update add chrony default", "run rc-service chrony start"]],
-    ["sysv", ["enable update-rc.d chrony enable", "run /etc/init.d/chrony start"]],
+    [
+      "sysv",
+      ["enable update-rc.d chrony defaults", "enable update-rc.d chrony enable", "run /etc/init.d/chrony start"],
+    ],
   ] as const)("%s enables and starts", (manager, expected) => {
     const text = texts(serviceSteps({ name: "chrony", enabled: true, running: true }, observed(manager)));
     expect(text).toEqual(expected);
