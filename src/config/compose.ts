@@ -97,6 +97,7 @@ function resourceSchema(kind: Kind, tables: KindTables): Schema {
   const demanding = needed.length > 0 || rest.anyOf !== undefined || rest.oneOf !== undefined;
   const made: PublishedSchema = {
     ...rest,
+    ...(rest.not && { not: ofMaps(rest.not) }),
     title: kind.title,
     description: firstParagraph(kind.description),
     type: list ? ["string", "number", "boolean", "object"] : demanding ? "object" : ["object", "null"],
@@ -156,10 +157,16 @@ function inner(schema: Schema): Schema {
       additionalProperties: lenient(schema.additionalProperties),
     }),
     ...(schema.items && { items: lenient(schema.items) }),
+    ...(schema.not && { not: ofMaps(schema.not) }),
     ...(schema.oneOf && { oneOf: schema.oneOf.map(branch) }),
     ...(schema.anyOf && { anyOf: schema.anyOf.map(branch) }),
     ...(dependentRequired && { dependencies: dependentRequired }),
   };
+}
+
+/** `required` holds of everything that is no map, so under `not` it would refuse all of that. */
+function ofMaps(not: Schema): Schema {
+  return not.required !== undefined && not.type === undefined ? { type: "object", ...not } : not;
 }
 
 function widened(schema: Schema): Schema {

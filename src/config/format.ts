@@ -107,8 +107,13 @@ function formatOnce(text: string, sorted: boolean): string | undefined {
     Seq: (_, node) => pad(node, YAMLSeq.prototype, ""),
     Map: (_, node) => pad(node, YAMLMap.prototype, " "),
   });
-  const out = document.toString({ indent: 2, lineWidth: 0, flowCollectionPadding: true, minContentWidth: 0 });
-  return out.endsWith("\n") ? out : `${out}\n`;
+  try {
+    const out = document.toString({ indent: 2, lineWidth: 0, flowCollectionPadding: true, minContentWidth: 0 });
+    return out.endsWith("\n") ? out : `${out}\n`;
+  } catch {
+    // An alias that came to stand before its anchor.
+    return undefined;
+  }
 }
 
 function pad(node: YAMLMap | YAMLSeq, prototype: YAMLMap | YAMLSeq, padding: string): void {

@@ -107,7 +107,8 @@ const PLAINER: Readonly<Record<string, readonly [message: string, hint?: string]
   BLOCK_AS_IMPLICIT_KEY: ["a map or list begins on the line of a key", "put it on the next line, indented"],
 };
 
-function hintFor(code: string, detail: string): string | undefined {
+function hintFor(code: string, detail: string, line: string): string | undefined {
+  if (/[:,{[]\s*[^"'\s]*\$\{/.test(line)) return "text that holds `${` must be in quotes here";
   if (detail.startsWith("Flow ")) return "is a bracket or brace before it not closed?";
   return code === "BAD_INDENT" ? "keys of one map begin in one column" : undefined;
 }
@@ -124,7 +125,7 @@ function describe(error: YAMLError, source: SourceText): Complaint {
     return [`not valid YAML: ${TAB[0]}`, { source, start: tab, end: tab + 1 }, TAB[1]];
   }
   const detail = (error.message.split("\n")[0] ?? "").replace(/ at line \d+, column \d+:?$/, "");
-  const [message, hint] = PLAINER[error.code] ?? [detail, hintFor(error.code, detail)];
+  const [message, hint] = PLAINER[error.code] ?? [detail, hintFor(error.code, detail, text)];
   return [`not valid YAML: ${message}`, { source, start, end }, hint];
 }
 

@@ -379,7 +379,8 @@ describe("variables", () => {
       { vars: { s: canary } },
     );
     expect(JSON.stringify(loaded.lab)).not.toContain(canary);
-    expect(String(find(loaded.lab.resources, 'host.a/file["/x"]').desired["content"])).toContain("secret.");
+    const content = find(loaded.lab.resources, 'host.a/file["/x"]').desired["content"];
+    expect(content instanceof Template && content.references).toEqual([{ root: "secret", path: ["var.s"] }]);
     expect(loaded.lab.secrets["var.s"]).toEqual({ variable: "s" });
     expect(loaded.variables.get("s")?.reveal()).toBe(canary);
     const wrong = await load(spec("variables: { s: { sensitive: true, type: number } }\n"), { vars: { s: canary } });
