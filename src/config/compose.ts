@@ -1,4 +1,5 @@
 import type { Kind, Schema } from "../provider/index.ts";
+import { expected } from "./types.ts";
 import { keySchemaOf, KindTables, optionsOf, userSchema } from "./tables.ts";
 import { fixedSections, OPTIONS, OUTPUT_DECLARATION, PIPELINE_SECTIONS } from "./top.ts";
 
@@ -8,6 +9,8 @@ export interface PublishedSchema extends Schema {
   readonly $id?: string;
   readonly $ref?: string;
   readonly dependencies?: { readonly [key: string]: readonly string[] | Schema };
+  /** What yaml-language-server says in place of the pattern. */
+  readonly patternErrorMessage?: string;
   readonly definitions?: { readonly [name: string]: Schema };
 }
 
@@ -183,7 +186,12 @@ function widened(schema: Schema): Schema {
   if (schema.type === undefined) return withReferenceBranch(schema);
   const types = [schema.type].flat();
   if (types.includes("string")) return stringly(schema);
-  return { ...schema, type: [...types, "string"], pattern: WHOLE_REFERENCE };
+  return {
+    ...schema,
+    type: [...types, "string"],
+    pattern: WHOLE_REFERENCE,
+    patternErrorMessage: `must be ${expected(schema)}, or a reference such as \${var.NAME}`,
+  } as PublishedSchema;
 }
 
 /** `anyOf` of types gets one more branch; a union that only asks for keys stands beside `type` and needs none. */
