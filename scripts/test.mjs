@@ -6,6 +6,7 @@ const node = process.execPath;
 const bin = (name) => ["node_modules/.bin/" + name];
 const CHECKS = [
   ["build", node, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]],
+  ["bundle", node, ["scripts/bundle.mjs"]],
   ["types", node, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.json", "--noEmit"]],
   ["lint, boundaries and cycles", ...bin("oxlint"), ["--type-aware", "--deny-warnings"]],
   ["formatting", ...bin("biome"), ["format", "--reporter=summary", "."]],
