@@ -76,6 +76,7 @@ export async function buildLab(documents: Documents, kinds: readonly Kind[]): Pr
   if (problems.hasErrors) throw new DiagnosticsError(problems.diagnostics());
 
   const name = values.get("name");
+  const members = membersOf(drafts);
   return {
     lab: {
       name: typeof name === "string" ? name : "lab",
@@ -84,7 +85,7 @@ export async function buildLab(documents: Documents, kinds: readonly Kind[]): Pr
       secrets: readSecrets(values, documents.sensitive),
       providers: documents.providers,
       groups: Object.fromEntries(
-        groups.map(([group, made]) => [group, { ...made, members: membersOf(group, drafts) }]),
+        groups.map(([group, made]) => [group, { ...made, members: members.get(group) ?? [] }]),
       ),
       limits: mapOf(values.get("limits")),
       defaults,
@@ -118,13 +119,18 @@ function resourceOf(draft: Draft, depends: readonly Address[]): Resource {
   };
 }
 
-/** Resources that name the group: with a property that refers to groups, or the top level's `group:`. */
-function membersOf(group: string, drafts: ReadonlyMap<Address, Draft>): Address[] {
-  const out: Address[] = [];
-  for (const draft of drafts.values()) {
-    if (draft.refers.some((one) => one.kind === GROUP && one.name === group)) out.push(draft.address);
+/** By group, the resources that name it: with a property that refers to groups, or the top level's `group:`. */
+function membersOf(drafts: ReadonlyMap<Address, Draft>): Map<string, Address[]> {
+  const out = new Map<string, Address[]>();
+  for (const address of [...drafts.keys()].sort()) {
+    for (const { kind, name } of drafts.get(address)?.refers ?? []) {
+      const members = out.get(name) ?? [];
+      if (kind !== GROUP || members.at(-1) === address) continue;
+      members.push(address);
+      out.set(name, members);
+    }
   }
-  return out.sort();
+  return out;
 }
 
 function scopeOf(documents: Documents): Scope {

@@ -20,6 +20,8 @@ import type { KindTables } from "./tables.ts";
 /** The pseudo-kind of `x-labctl: { refers: "group" }`: names of the `groups:` section. */
 export const GROUP = "group";
 const MOST_CYCLES = 10;
+/** Names among which the nearest is looked for. */
+const MOST_NAMES = 1000;
 
 export interface LinkContext {
   readonly problems: Problems;
@@ -36,6 +38,8 @@ export class Linker {
   readonly #ctx: LinkContext;
   /** Where and why one resource needs another, for the way round a circle. */
   readonly #whys = new Map<string, Place>();
+
+  readonly #byKind = new Map<string, readonly Address[]>();
 
   constructor(ctx: LinkContext) {
     this.#ctx = ctx;
@@ -113,6 +117,10 @@ export class Linker {
   #dangling(address: Address, at: Place): void {
     const { problems, drafts, expanded, incomplete } = this.#ctx;
     if (incomplete) return;
+    if (problems.full) {
+      problems.error("E_REF_UNKNOWN", `there is no ${address}`, at);
+      return;
+    }
     const made = expanded.get(address);
     if (made !== undefined) {
       const shown = made.slice(0, 5).join(", ");
@@ -125,13 +133,21 @@ export class Linker {
       return;
     }
     const kind = lastSegmentKind(address);
-    const like = [...drafts.values()].filter((draft) => draft.kind.kind === kind).map((draft) => draft.address);
+    const like = this.#addressesOf(kind);
     problems.error(
       "E_REF_UNKNOWN",
       `there is no ${address}`,
       at,
       problems.suggest(address, like) ?? problems.suggest(address, drafts.keys()),
     );
+  }
+
+  #addressesOf(kind: string): readonly Address[] {
+    const known = this.#byKind.get(kind);
+    if (known !== undefined) return known;
+    const made = [...this.#ctx.drafts.values()].filter((one) => one.kind.kind === kind).map((one) => one.address);
+    this.#byKind.set(kind, made);
+    return made;
   }
 
   /** The resource that a property names by its kind. */
@@ -152,10 +168,13 @@ export class Linker {
     const address = childAddress(within === undefined ? undefined : draft.parent?.address, kind, name);
     if (drafts.has(address)) return address;
     if (incomplete) return undefined;
-    const like = [...drafts.values()].filter(
-      (one) => one.kind.kind === kind && (within === undefined || one.parent === draft.parent),
-    );
-    const names = like.map((one) => lastSegment(one.address).key ?? "");
+    if (problems.full) {
+      problems.error("E_REF_UNKNOWN", `there is no ${kind} "${name}"`, at);
+      return undefined;
+    }
+    const prefix = within === undefined ? "" : `${draft.parent?.address}/`;
+    const like = this.#addressesOf(kind).filter((one) => one.startsWith(prefix));
+    const names = like.slice(0, MOST_NAMES).map((one) => lastSegment(one).key ?? "");
     problems.error("E_REF_UNKNOWN", `there is no ${kind} "${name}"`, at, problems.suggest(name, names));
     return undefined;
   }

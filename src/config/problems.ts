@@ -6,7 +6,9 @@ import { type Place, rangeOf } from "./node.ts";
 /** More findings than anybody reads; a generated file of nonsense must not cost minutes. */
 const MOST = 500;
 const MOST_FRAMES = 200;
-const MOST_CANDIDATES = 5000;
+/** Characters of one message: names in it may be of any length. */
+const LONGEST = 500;
+const MOST_CANDIDATES = 2000;
 
 interface Finding {
   readonly severity: "error" | "warning";
@@ -21,6 +23,11 @@ interface Finding {
 export class Problems {
   readonly #findings = new Map<string, Finding>();
   #left = 0;
+
+  /** True once more was found than is kept: what only makes messages better is not worth its time any more. */
+  get full(): boolean {
+    return this.#findings.size >= MOST;
+  }
 
   get size(): number {
     return this.#findings.size;
@@ -55,10 +62,11 @@ export class Problems {
     const place = where !== undefined && "source" in where ? where : undefined;
     const at = where !== undefined && !("source" in where) ? where : undefined;
     const spot = place ? `${place.source.path}:${place.start}` : at ? `${at.file}:${at.line}:${at.column}` : "";
-    const key = `${code} ${spot} ${message}`;
+    const text = message.length > LONGEST ? `${message.slice(0, LONGEST)}...` : message;
+    const key = `${code} ${spot} ${text}`;
     if (this.#findings.has(key)) return;
     if (this.#findings.size >= MOST) this.#left += 1;
-    else this.#findings.set(key, { severity, code, message, hint, place, at });
+    else this.#findings.set(key, { severity, code, message: text, hint: hint?.slice(0, 2 * LONGEST), place, at });
   }
 
   /** Sorted, with places and code frames. */

@@ -19,7 +19,7 @@ export interface ParsedText {
 }
 
 /** What begins a reference: `${` and a word with a dot behind it. `${HOME}`, `${x:-y}`, `${#a}` are text. */
-const BEGINS = /\$\{(?=[A-Za-z_][A-Za-z0-9_-]*\.)/;
+const BEGINS = /^\$\{(?=[A-Za-z_][A-Za-z0-9_-]*\.)/;
 const ESCAPED_OR_BEGINS = /\$\$\{|\$\{(?=[A-Za-z_][A-Za-z0-9_-]*\.)|\$\{(?=\s+(?:var|secret|each)\.)/g;
 
 export function mayHoldReference(text: string): boolean {
@@ -28,13 +28,10 @@ export function mayHoldReference(text: string): boolean {
 
 /** Where the first reference in a shell text begins; `$${` is an escape there too. -1: there is none. */
 export function firstReference(text: string): number {
-  for (let from = 0; ; ) {
-    const found = BEGINS.exec(text.slice(from));
-    if (found === null) return -1;
-    const at = from + found.index;
-    if (text[at - 1] !== "$") return at;
-    from = at + 2;
+  for (const found of text.matchAll(ESCAPED_OR_BEGINS)) {
+    if (found[0] === "${" && BEGINS.test(text.slice(found.index, found.index + 200))) return found.index;
   }
+  return -1;
 }
 
 /** Splits a text into what is literal and references; `$${` gives `${`. */

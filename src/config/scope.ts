@@ -40,8 +40,10 @@ export function scalar(text: string, plain: boolean, place: Place): ScalarNode {
 /** The place of a piece of a scalar's text, where it can be found in the file as written. */
 export function pieceOf(node: ScalarNode, start: number, end: number): Place {
   const piece = node.text.slice(start, end);
-  const at = node.source.text.indexOf(piece, node.start);
-  return at === -1 || at + piece.length > node.end ? node : { source: node.source, start: at, end: at + piece.length };
+  const written = node.source.text.slice(node.start, node.end);
+  // Quotes and escapes only make what is written longer.
+  const at = written.indexOf(piece, start);
+  return at === -1 ? node : { source: node.source, start: node.start + at, end: node.start + at + piece.length };
 }
 
 /**
@@ -57,7 +59,8 @@ export function resolveNode(node: SpecNode, scope: Scope, problems: Problems): S
   if (parsed.bad.length > 0) return undefined;
   const resolved = parsed.parts.map((part) => {
     if (typeof part === "string") return part;
-    return resolveReference(part.reference, scope, problems, pieceOf(node, part.start, part.end));
+    const at = (): Place => (problems.full ? node : pieceOf(node, part.start, part.end));
+    return resolveReference(part.reference, scope, problems, at);
   });
   if (resolved.includes(undefined)) return undefined;
   const [only] = resolved;
@@ -113,7 +116,7 @@ function resolveReference(
   reference: Reference,
   scope: Scope,
   problems: Problems,
-  at: Place,
+  at: () => Place,
 ): Reference | SpecNode | TemplateNode | undefined {
   const [name = "", ...path] = reference.path;
   switch (reference.root) {
@@ -124,11 +127,11 @@ function resolveReference(
     case "secret":
       if (!scope.secrets.has(name) && !scope.incomplete) {
         const hint = problems.suggest(name, scope.secrets) ?? "declare where it comes from under `secrets:`";
-        problems.error("E_REF_UNKNOWN", `there is no secret "${name}"`, at, hint);
+        problems.error("E_REF_UNKNOWN", `there is no secret "${name}"`, at(), hint);
         return undefined;
       }
       if (path.length > 0) {
-        problems.error("E_REF_UNKNOWN", `a secret is one text: "${name}" has no parts`, at);
+        problems.error("E_REF_UNKNOWN", `a secret is one text: "${name}" has no parts`, at());
         return undefined;
       }
       return reference;
@@ -142,13 +145,13 @@ function resolveVariable(
   path: readonly string[],
   scope: Scope,
   problems: Problems,
-  at: Place,
+  at: () => Place,
 ): Reference | SpecNode | undefined {
   const variable = scope.variables.get(name);
   if (variable === undefined) {
     if (!scope.incomplete) {
       const hint = problems.suggest(name, scope.variables.keys()) ?? "declare it under `variables:`";
-      problems.error("E_REF_UNKNOWN", `there is no variable "${name}"`, at, hint);
+      problems.error("E_REF_UNKNOWN", `there is no variable "${name}"`, at(), hint);
     }
     return undefined;
   }
@@ -161,17 +164,17 @@ function resolveEach(
   path: readonly string[],
   scope: Scope,
   problems: Problems,
-  at: Place,
+  at: () => Place,
 ): SpecNode | TemplateNode | undefined {
   const { each } = scope;
   if (each === undefined) {
-    problems.error("E_REF_UNKNOWN", `each.${name} has a meaning only beside or below \`for_each:\``, at);
+    problems.error("E_REF_UNKNOWN", `each.${name} has a meaning only beside or below \`for_each:\``, at());
     return undefined;
   }
-  if (name === "key" && path.length === 0) return scalar(each.key, true, at);
+  if (name === "key" && path.length === 0) return scalar(each.key, true, at());
   if (name !== "value") {
     const what = name === "key" ? "each.key is one text and has no parts" : `there is no each.${name}`;
-    problems.error("E_REF_UNKNOWN", what, at, "there are each.key and each.value");
+    problems.error("E_REF_UNKNOWN", what, at(), "there are each.key and each.value");
     return undefined;
   }
   const found = dig(each.value, path, "each.value", problems, at);
@@ -183,7 +186,7 @@ function dig(
   path: readonly string[],
   name: string,
   problems: Problems,
-  at: Place,
+  at: () => Place,
 ): SpecNode | undefined {
   let found = node;
   for (const [i, key] of path.entries()) {
@@ -195,7 +198,7 @@ function dig(
           : undefined;
     if (next === undefined) {
       const hint = found.type === "map" ? problems.suggest(key, found.entries.keys()) : undefined;
-      problems.error("E_REF_UNKNOWN", `${[name, ...path.slice(0, i)].join(".")} has no "${key}"`, at, hint);
+      problems.error("E_REF_UNKNOWN", `${[name, ...path.slice(0, i)].join(".")} has no "${key}"`, at(), hint);
       return undefined;
     }
     found = next;

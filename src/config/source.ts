@@ -7,7 +7,7 @@ import type { SourceRange } from "../model/index.ts";
 
 /** Most bytes of one spec file, and of all files of a spec together. */
 export const FILE_LIMIT = 4 * 1024 * 1024;
-export const TOTAL_LIMIT = 32 * 1024 * 1024;
+export const TOTAL_LIMIT = 16 * 1024 * 1024;
 
 /** Text that was read, or typed on a command line, and where it came from. */
 export class SourceText {
@@ -143,7 +143,6 @@ function decode(bytes: Buffer, shown: string): string {
     throw failed("is not valid UTF-8", firstInvalid(bytes));
   }
   // What YAML 1.2 (section 5.1) does not allow in a stream: a spec that holds it is no text file.
-  // oxlint would flag a literal control character in a pattern, so the class is spelt by code.
   const control = new RegExp(`[${String.raw`\x01-\x08\x0b\x0c\x0e-\x1f\x7f`}]`).exec(text);
   if (control !== null) {
     const offset = Buffer.byteLength(text.slice(0, control.index));

@@ -21,6 +21,8 @@ import type { SourceText } from "./source.ts";
 
 /** Deepest nesting of maps and lists. What follows walks by recursion; no spec that people write comes near. */
 export const DEPTH_LIMIT = 100;
+/** Most lexical elements of one file, some 50,000 resources: four megabytes of dashes would take gigabytes of memory. */
+const LEXEME_LIMIT = 1_500_000;
 /** Most nodes that aliases may add to what was written: a handful of lines can stand for billions. */
 export const ALIAS_LIMIT = 100_000;
 
@@ -81,7 +83,18 @@ export function composeDocuments(source: SourceText, problems: Problems): Docume
   const take = (token: Parameters<Composer["next"]>[0]): void => {
     for (const document of composer.next(token)) documents.push(document as Document.Parsed);
   };
+  let lexemes = 0;
   for (const lexeme of new Lexer().lex(source.text)) {
+    lexemes += 1;
+    if (lexemes > LEXEME_LIMIT) {
+      problems.error(
+        "E_SPEC_TOO_LARGE",
+        `${source.shown} holds more than labctl reads of one file`,
+        { source, start: parser.offset, end: parser.offset },
+        "split it with `include:`, or say it with `for_each:`",
+      );
+      return undefined;
+    }
     for (const token of parser.next(lexeme)) take(token);
     if (parser.stack.length > DEPTH_LIMIT + 2) {
       problems.error(
@@ -125,7 +138,10 @@ function describe(error: YAMLError, source: SourceText): Complaint {
     return [`not valid YAML: ${TAB[0]}`, { source, start: tab, end: tab + 1 }, TAB[1]];
   }
   const detail = (error.message.split("\n")[0] ?? "").replace(/ at line \d+, column \d+:?$/, "");
-  const [message, hint] = PLAINER[error.code] ?? [detail, hintFor(error.code, detail, text)];
+  const [message, hint] = PLAINER[error.code] ?? [
+    detail,
+    hintFor(error.code, detail, text.slice(Math.max(0, column - 80), column + 2)),
+  ];
   return [`not valid YAML: ${message}`, { source, start, end }, hint];
 }
 

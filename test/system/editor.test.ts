@@ -157,7 +157,7 @@ describe("editor: yaml-language-server with schemas/lab.schema.json", () => {
     ["a duration without a unit", "hosts:\n  a:\n    connection: local\n    timeout: 30\n", /string/, 6],
   ])("finds %s", async (_, body, message, line) => {
     const found = await diagnosticsOf(`labctl: 1\nname: x\n${body}`);
-    expect(found.map((one) => one.message).join("\n")).toMatch(message);
+    expect(found.map((one) => JSON.stringify(one.message)).join("\n")).toMatch(message);
     expect(found.map((one) => one.range.start.line)).toContain(line);
   });
 });
