@@ -132,14 +132,18 @@ async function remove(ctx: OperationContext, item: UserItem): Promise<void> {
     return;
   }
   await writeKeys(ctx, item, now, restoreKeys(now.raw, item, original));
-  const touched: Fields = { ...item.prior?.desired, ...desired };
+  const touched: Fields = { ...item.prior?.attempted, ...item.prior?.desired, ...desired };
   const mine: Fields = {
     uid: touched.uid === undefined ? undefined : original.uid,
     shell: touched.shell === undefined ? undefined : original.shell,
     home: touched.home === undefined ? undefined : original.home,
     comment: touched.comment === undefined ? undefined : original.comment,
   };
-  const added = [...(desired.groups ?? []), ...(item.prior?.desired.groups ?? [])];
+  const added = [
+    ...(desired.groups ?? []),
+    ...(item.prior?.desired.groups ?? []),
+    ...(item.prior?.attempted?.groups ?? []),
+  ];
   await doing(
     ctx,
     item,

@@ -73,9 +73,7 @@ class Execution {
 
   async run(): Promise<ExecutionResult> {
     try {
-      for (const action of this.#plan.actions) {
-        if (action.moved_from !== undefined) await this.#ports.session.move(action.moved_from, action.address);
-      }
+      await this.#move();
       await this.#walk();
       if (
         this.#failed &&
@@ -96,6 +94,24 @@ class Execution {
       cancelled: this.#options.soft.aborted || this.#options.hard.aborted,
       manualSteps: this.#manual,
     };
+  }
+
+  /** Renames rows, and in all others what they say of the renamed ones. */
+  async #move(): Promise<void> {
+    const { session } = this.#ports;
+    const renamed = new Map<Address, Address>();
+    for (const { address, moved_from } of this.#plan.actions) {
+      if (moved_from === undefined) continue;
+      await session.move(moved_from, address);
+      renamed.set(moved_from, address);
+    }
+    if (renamed.size === 0) return;
+    const now = (address: Address): Address => renamed.get(address) ?? address;
+    for (const row of [...session.rows.values()]) {
+      const parent = row.parent === undefined ? undefined : now(row.parent);
+      if (parent === row.parent && row.depends.every((on) => !renamed.has(on))) continue;
+      await session.put({ ...row, ...(parent !== undefined && { parent }), depends: row.depends.map(now).sort() });
+    }
   }
 
   get #failed(): boolean {

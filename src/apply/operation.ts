@@ -287,11 +287,13 @@ export class Operations {
   ): Promise<{ readonly id: string; readonly original: Plain }> {
     const seen = encodeObservedOf(target, observed, this.#ports);
     const original = target.prior === undefined ? seen : target.prior.original;
-    const row = rowOf(target, this.#ports, {
+    const begun = rowOf(target, this.#ports, {
       status: "interrupted",
       observed: target.prior?.observed ?? seen,
       original,
     });
+    // What was wanted before stays on record until the end: it may have to be taken back, as may what is attempted now.
+    const row = { ...begun, desired: target.prior?.desired ?? begun.desired, attempted: begun.desired };
     const id = this.#ports.newId();
     await this.#journal(this.#ports.session.assertHeld());
     await this.#journal(this.#ports.session.begin({ op: id, run: this.#ports.run, action, row }));

@@ -51,7 +51,7 @@ function formsOf(secret: string): string[] {
     part,
     JSON.stringify(part).slice(1, -1),
     part.replaceAll("'", String.raw`'\''`),
-    encodeURIComponent(part.replaceAll(/[\uD800-\uDFFF]/g, "")),
+    encodeURIComponent(part.replaceAll(/\p{Cs}/gu, "")),
     ...base64Forms(part),
   ]);
   return forms.filter((form) => form.length >= SHORTEST);

@@ -29,6 +29,8 @@ export type Reading<O> =
 /** What the state says of a resource. */
 export interface Prior<D, O> {
   readonly desired: Partial<D>;
+  /** What an operation that did not finish was bringing about: some of it may be there already. */
+  readonly attempted?: Partial<D> | undefined;
   readonly observed: O | undefined;
   /** What was there before labctl touched it; undefined: nothing. */
   readonly original: O | undefined;

@@ -25,6 +25,10 @@ export function quoteWord(word: string): string {
 
 /** Tagged template: sh`stat -c %a -- ${path}`. Every interpolated word is quoted. */
 export function sh(strings: TemplateStringsArray, ...parts: readonly ShellPart[]): ShellText {
+  // An escape that JavaScript does not know (such as a backslash before u) leaves no text at all.
+  if (strings.some((piece: string | undefined) => piece === undefined)) {
+    throw new TypeError(`an invalid escape in shell text: ${strings.raw.join("...")}`);
+  }
   let text = strings[0] ?? "";
   for (const [i, part] of parts.entries()) text += quotePart(part) + (strings[i + 1] ?? "");
   return new ShellText(text);

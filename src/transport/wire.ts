@@ -6,7 +6,7 @@ import { quoteWord } from "./shell.ts";
 /**
  * How a script reaches a shell. What stands on a command line is always this one constant text, which sh, bash, fish and
  * csh pass on alike (no single quote, newline or exclamation mark in it); the script, its environment and secrets travel over
- * stdin. The first line names a nonce and a mode: `a`, the rest of stdin is the script; a number, so many lines
+ * stdin. The first line names a nonce and a mode: `a`, the rest of stdin is the script, which ends with the nonce; a number, so many lines
  * are, and what follows is the command's own stdin. `read` takes single bytes from a pipe in every POSIX shell, whereas
  * a shell that reads a script from stdin reads ahead, so data can never follow `sh -s`.
  *
@@ -19,6 +19,8 @@ export const WRAPPER = [
   'echo "$labctl_n $$"; echo "$labctl_n $$" >&2;',
   // $(...) drops newlines at the end; the x keeps them.
   'if [ "$labctl_m" = a ]; then labctl_s=$(cat; echo x); labctl_s=${labctl_s%x};',
+  // A link that broke in the middle must not run half a script: `rm -rf /srv/x` cut short is another command.
+  'case "$labctl_s" in *"#$labctl_n") ;; *) exit 125;; esac;',
   "else labctl_s=; labctl_x=$(echo; echo x); labctl_x=${labctl_x%x};",
   'while [ "$labctl_m" -gt 0 ]; do IFS= read -r labctl_l || exit 125;',
   'labctl_s="$labctl_s$labctl_l$labctl_x"; labctl_m=$((labctl_m-1)); done; fi;',
@@ -90,7 +92,7 @@ export function newNonce(): string {
 
 /** What goes to stdin before the command's own data. */
 export function encodeScript(nonce: string, script: string, hasStdin: boolean): Buffer {
-  if (!hasStdin) return Buffer.from(`labctl:${nonce}:a\nexec </dev/null\n${script}\n`);
+  if (!hasStdin) return Buffer.from(`labctl:${nonce}:a\nexec </dev/null\n${script}\n#${nonce}`);
   return Buffer.from(`labctl:${nonce}:${script.split("\n").length}\n${script}\n`);
 }
 

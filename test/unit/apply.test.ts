@@ -204,3 +204,27 @@ describe("apply", () => {
     expect(result.codes).toEqual(["E_MISMATCH"]);
   });
 });
+
+describe("an interrupted operation", () => {
+  it("keeps what was wanted before, and what was being brought about, until it has ended", async () => {
+    await lab.apply(await lab.plan([resource("thing.a", { desired: { color: "red" } })]));
+    world.failures.set("thing.a", [boom()]);
+    await lab.apply(await lab.plan([resource("thing.a", { desired: { color: "blue" } })]));
+    expect(state.rows.get("thing.a")).toMatchObject({
+      desired: { color: "red" },
+      attempted: { color: "blue" },
+      status: "failed",
+    });
+    await lab.apply(await lab.plan([resource("thing.a", { desired: { color: "blue" } })]));
+    expect(state.rows.get("thing.a")).toMatchObject({ desired: { color: "blue" }, status: "ok" });
+    expect(state.rows.get("thing.a")).not.toHaveProperty("attempted");
+  });
+
+  it("a rename is followed in the rows that depend on the renamed one", async () => {
+    await lab.apply(await lab.plan([resource("thing.a"), resource("thing.b", { depends: ["thing.a"] })]));
+    world.things.set("thing.c", world.things.get("thing.a") ?? {});
+    const spec = [resource("thing.c"), resource("thing.b", { depends: ["thing.c"] })];
+    await lab.apply(await lab.plan(spec, { moved: [{ from: "thing.a", to: "thing.c" }] }));
+    expect(state.rows.get("thing.b")?.depends).toEqual(["thing.c"]);
+  });
+});
