@@ -1,3 +1,4 @@
+import { DURATION_PATTERN, SIZE_PATTERN } from "../model/index.ts";
 import type { Kind, Schema } from "../provider/index.ts";
 import { expected } from "./types.ts";
 import { keySchemaOf, KindTables, optionsOf, userSchema } from "./tables.ts";
@@ -212,6 +213,8 @@ function stringly(schema: Schema): Schema {
   const notes = schema["x-labctl"];
   const types = [schema.type ?? "string"].flat();
   // Where the quotes matter (modes) or a number alone is always wrong (durations), editors say so as well.
+  const unit = notes?.unit === undefined ? undefined : notes.unit === "size" ? SIZE_PATTERN : DURATION_PATTERN;
+  const pattern = schema.pattern ?? unit;
   const strict = notes?.octal === true || notes?.unit !== undefined;
   const more = strict
     ? []
@@ -222,7 +225,7 @@ function stringly(schema: Schema): Schema {
   const made: Schema = {
     ...schema,
     type: all.length === 1 ? (all[0] ?? "string") : all,
-    ...(schema.pattern !== undefined && notes?.shell !== true && { pattern: orReference(schema.pattern) }),
+    ...(pattern !== undefined && notes?.shell !== true && { pattern: orReference(pattern) }),
   };
   origins.set(made, schema);
   return made;

@@ -21,6 +21,8 @@ import type { SourceText } from "./source.ts";
 
 /** Deepest nesting of maps and lists. What follows walks by recursion; no spec that people write comes near. */
 export const DEPTH_LIMIT = 100;
+/** YAML knows two directives, %YAML and %TAG. */
+const DIRECTIVE_LIMIT = 20;
 /** Most lexical elements of one file, some 50,000 resources: four megabytes of dashes would take gigabytes of memory. */
 const LEXEME_LIMIT = 1_500_000;
 /** Most nodes that aliases may add to what was written: a handful of lines can stand for billions. */
@@ -84,6 +86,7 @@ export function composeDocuments(source: SourceText, problems: Problems): Docume
     for (const document of composer.next(token)) documents.push(document as Document.Parsed);
   };
   let lexemes = 0;
+  let directives = 0;
   for (const lexeme of new Lexer().lex(source.text)) {
     lexemes += 1;
     if (lexemes > LEXEME_LIMIT) {
@@ -95,7 +98,14 @@ export function composeDocuments(source: SourceText, problems: Problems): Docume
       );
       return undefined;
     }
-    for (const token of parser.next(lexeme)) take(token);
+    for (const token of parser.next(lexeme)) {
+      take(token);
+      if (token.type === "directive") directives += 1;
+    }
+    if (directives > DIRECTIVE_LIMIT) {
+      problems.error("E_YAML_SYNTAX", "this is no spec: it begins with lines of %", { source, start: 0, end: 1 });
+      return undefined;
+    }
     if (parser.stack.length > DEPTH_LIMIT + 2) {
       problems.error(
         "E_YAML_SYNTAX",

@@ -26,7 +26,8 @@ const FORM = new Set([
 const schema = labSchema(kinds);
 
 function formOf(diagnostics: readonly Diagnostic[]): string[] {
-  return diagnostics.filter((d) => FORM.has(d.code)).map(formatDiagnostic);
+  // What ajv says in the loader's name begins with a JSON pointer: here the walk has to stand on its own.
+  return diagnostics.filter((d) => FORM.has(d.code) && !/^(\/|the spec )/.test(d.message)).map(formatDiagnostic);
 }
 
 describe("property: the walk and the published schema agree", () => {
