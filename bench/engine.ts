@@ -9,9 +9,10 @@ import type { Resource } from "../src/model/index.ts";
 import { dependencyGraph, makePlan, selectAddresses } from "../src/plan/index.ts";
 import type { Kind } from "../src/provider/index.ts";
 import { createFileStore, type StateSession } from "../src/state/index.ts";
+import type { Line, Report } from "./measure.ts";
 import { benchKind } from "./memory.ts";
 
-export interface Sample {
+interface Sample {
   readonly resources: number;
   /** CPU milliseconds, all of labctl's own. */
   readonly planEmpty: number;
@@ -149,18 +150,36 @@ async function costOfOperation(session: StateSession): Promise<number> {
   return times.sort((a, b) => a - b)[100] ?? 0;
 }
 
-export async function benchEngine(): Promise<{ samples: Sample[]; ratios: Record<string, number> }> {
+export async function benchEngine(): Promise<Report> {
   await measure(1000); // warms up the compiler
   const samples: Sample[] = [];
   for (const count of [100, 1000, 5000, 20_000]) samples.push(await measure(count));
   const at = (count: number): Sample => samples.find((one) => one.resources === count) ?? (samples[0] as Sample);
-  const growth = (pick: (sample: Sample) => number): number => pick(at(20_000)) / pick(at(5000)) / 4;
-  return {
-    samples,
-    ratios: {
-      "plan of 20,000 against 4 times that of 5,000": growth((one) => one.planFull),
-      "apply of 20,000 against 4 times that of 5,000": growth((one) => one.apply),
-      "state cost of one operation at 20,000 against at 100": at(20_000).operation / at(100).operation,
-    },
+  const lines: Line[] = [];
+  for (const one of samples) {
+    const goal = one.resources === 5000;
+    const name = `${one.resources} resources`;
+    lines.push(
+      { what: `plan of ${name}, all to create: CPU`, value: one.planEmpty, unit: "ms" },
+      { what: `apply of ${name}: CPU`, value: one.apply, unit: "ms" },
+      {
+        what: `plan of ${name}, nothing to do: CPU`,
+        value: one.planFull,
+        unit: "ms",
+        ...(goal && { target: "< 1000", reached: Math.max(one.planFull, one.planEmpty) < 1000 }),
+      },
+      { what: `state, one operation beside ${name}`, value: one.operation, unit: "us" },
+    );
+  }
+  const growth = (what: string, pick: (sample: Sample) => number): Line => {
+    const value = pick(at(20_000)) / pick(at(5000)) / 4;
+    return { what: `${what}: 20,000 / 4 times 5,000`, value, unit: "x", target: "~1", reached: value < 1.3 };
   };
+  const operation = at(20_000).operation / at(100).operation;
+  lines.push(
+    growth("plan", (one) => one.planFull),
+    growth("apply", (one) => one.apply),
+    { what: "state, one operation: 20,000 / 100", value: operation, unit: "x", target: "~1", reached: operation < 1.3 },
+  );
+  return { lines };
 }
