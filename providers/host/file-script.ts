@@ -55,7 +55,7 @@ labctl_target() {
 }
 labctl_put() {
   labctl_target "$1" "$2" || return 1
-  labctl_m=$( { rm -f -- "$3" && set -C && base64 -d >"$3"; } 2>&1 ) || labctl_drop "$1" "$3" write "$labctl_m"
+  labctl_m=$( { { [ ! -e "$3" ] && [ ! -L "$3" ] || rm -f -- "$3"; } && set -C && base64 -d >"$3"; } 2>&1 ) || labctl_drop "$1" "$3" write "$labctl_m"
 }
 labctl_link() {
   labctl_target "$1" "$2" || return 1
@@ -95,6 +95,17 @@ labctl_mode() {
   # The extra zero has GNU chmod clear set-id bits of directories too, which it otherwise keeps.
   [ -z "$6" ] || labctl_m=$(chmod -- "0$6" "$2" 2>&1) || labctl_drop "$1" "$3" mode "$labctl_m"
 }
+labctl_there() {
+  labctl_o=$1${"$"}{2:+:$2}; labctl_w=$3; shift 3
+  labctl_f=y
+  for labctl_p do
+    if [ -n "$labctl_f" ]; then set --; labctl_f=; fi
+    if [ -f "$labctl_p" ]; then set -- "$@" "$labctl_p"; fi
+  done
+  [ $# -gt 0 ] || return 0
+  { [ -z "$labctl_o" ] || chown -h -- "$labctl_o" "$@"; } 2>/dev/null || return 1
+  [ -z "$labctl_w" ] || chmod -- "0$labctl_w" "$@" 2>/dev/null
+}
 labctl_check() {
   labctl_m=$(FILE=$3; export FILE; cd / && sh -c "$4" </dev/null 2>&1) || labctl_drop "$1" "$3" validate "$labctl_m"
 }
@@ -132,22 +143,48 @@ function contentStep(i: number, work: FileWork): ShellText | undefined {
   }
 }
 
-/** Everything about one file before it becomes visible; after a failure its later steps are not taken. */
+/** Everything about one file before it becomes visible, but for {@link ownership}; after a failure its later steps are not taken. */
 function prepareSteps(i: number, work: FileWork): ShellText {
-  const on = work.content === undefined ? work.path : work.temporary;
-  const ownership = sh`labctl_mode ${i} ${on} ${work.temporary} ${work.owner ?? ""} ${work.group ?? ""} ${work.mode ?? ""}`;
   const content = contentStep(i, work);
   if (content === undefined) {
-    return sh`if [ -L ${work.path} ] || [ ! -f ${work.path} ]; then labctl_say ${i} not-a-file; else ${ownership}; fi`;
+    return sh`if [ -L ${work.path} ] || [ ! -f ${work.path} ]; then labctl_say ${i} not-a-file; else ${modeStep(i, work)}; fi`;
   }
-  const link = work.content?.from === "link";
   const steps = [
     content,
     ...(work.validate === undefined ? [] : [sh`labctl_check ${i} ${work.path} ${work.temporary} ${work.validate}`]),
     ...(work.keep === true ? [sh`labctl_keep ${i} ${work.path} ${work.temporary} ${work.keepId}`] : []),
-    link ? sh`labctl_owner ${i} ${on} ${work.temporary} ${work.owner ?? ""} ${work.group ?? ""}` : ownership,
+    ...(work.content?.from === "link"
+      ? [sh`labctl_owner ${i} ${work.temporary} ${work.temporary} ${work.owner ?? ""} ${work.group ?? ""}`]
+      : []),
   ];
   return shJoin(steps, " && ");
+}
+
+function modeStep(i: number, work: FileWork): ShellText {
+  const on = work.content === undefined ? work.path : work.temporary;
+  return sh`labctl_mode ${i} ${on} ${work.temporary} ${work.owner ?? ""} ${work.group ?? ""} ${work.mode ?? ""}`;
+}
+
+/**
+ * Owner and mode of the new files. Those that get the same get it by one call: starting programs is what takes a host's
+ * time. Where that fails, one by one, to tell which file it was.
+ */
+function ownership(works: readonly FileWork[]): ShellText[] {
+  const alike = new Map<string, { readonly i: number; readonly work: FileWork }[]>();
+  for (const [i, work] of works.entries()) {
+    if (work.content === undefined || work.content.from === "link") continue;
+    const key = JSON.stringify([work.owner, work.group, work.mode]);
+    const group = alike.get(key);
+    if (group === undefined) alike.set(key, [{ i, work }]);
+    else group.push({ i, work });
+  }
+  return [...alike.values()].map((group) => {
+    const { owner = "", group: gid = "", mode = "" } = group[0]?.work ?? {};
+    const singly = group.map(({ i, work }) => sh`[ ! -f ${work.temporary} ] || ${modeStep(i, work)}`);
+    return sh`labctl_there ${owner} ${gid} ${mode} ${group.map(({ work }) => work.temporary)} || {
+${shJoin(singly)}
+}`;
+  });
 }
 
 /**
@@ -164,6 +201,7 @@ export function filesScript(works: readonly FileWork[], readBack: readonly Entry
       ? []
       : [sh`labctl_clean() { rm -f -- ${temporaries}; }`, new ShellText("trap 'labctl_clean; exit 143' TERM INT HUP")]),
     ...works.map((work, i) => prepareSteps(i, work)),
+    ...ownership(works),
     ...(placed.length === 0 ? [] : [sh`labctl_sync_there ${temporaries}`]),
     ...works.flatMap((work, i) =>
       work.content === undefined ? [] : [sh`labctl_show_up ${i} ${work.path} ${work.temporary}`],
