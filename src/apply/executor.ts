@@ -415,7 +415,7 @@ function machineOf(address: Address): string | undefined {
 
 function blockedError(action: PlannedAction): LabError {
   const { reason, address } = action;
-  const text = `${address}: ${reason.text}`;
+  const text = reason.text.includes(address) ? reason.text : `${address}: ${reason.text}`;
   switch (reason.code) {
     case "prevented":
       return new LabError("E_PREVENT_DESTROY", text, {

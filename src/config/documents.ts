@@ -10,7 +10,7 @@ import { Problems } from "./problems.ts";
 import { mayHoldReference } from "./reference.ts";
 import { readProviders } from "./requirements.ts";
 import { readSource, shownPath, type SourceText, TOTAL_LIMIT } from "./source.ts";
-import { LATER_PIPELINE } from "./top.ts";
+import { LATER_LAB, LATER_PIPELINE } from "./top.ts";
 import { readVariables } from "./variables.ts";
 import type { Variable } from "./scope.ts";
 import { parseSpec } from "./yaml.ts";
@@ -142,9 +142,22 @@ async function labOfPipeline(
   return undefined;
 }
 
+const LAB_ONLY: readonly string[] = [
+  "hosts",
+  "groups",
+  "defaults",
+  "providers",
+  "secrets",
+  "state",
+  "moved",
+  "removed",
+];
+
 function isPipeline(path: string, node: MapNode): boolean {
   if (basename(path).startsWith("pipeline.")) return true;
   const keys = [...node.entries.keys()];
+  // A section in the wrong file is to be reported as that, not by taking the whole file for another.
+  if (keys.some((key) => LAB_ONLY.includes(key) || LATER_LAB.includes(key))) return false;
   return keys.some((key) => key === "lab" || LATER_PIPELINE.includes(key));
 }
 
