@@ -6,7 +6,7 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: "unit", include: ["test/{unit,property,golden}/**/*.test.ts"], testTimeout: 30_000 },
+        test: { name: "unit", include: ["test/{unit,property,golden}/**/*.test.ts"], testTimeout: 180_000 },
       },
       {
         extends: true,

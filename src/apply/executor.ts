@@ -107,7 +107,8 @@ class Execution {
     }
     if (renamed.size === 0) return;
     const now = (address: Address): Address => renamed.get(address) ?? address;
-    for (const row of [...session.rows.values()]) {
+    const rows = Array.from(session.rows.values());
+    for (const row of rows) {
       const parent = row.parent === undefined ? undefined : now(row.parent);
       if (parent === row.parent && row.depends.every((on) => !renamed.has(on))) continue;
       await session.put({ ...row, ...(parent !== undefined && { parent }), depends: row.depends.map(now).sort() });

@@ -136,11 +136,6 @@ export function isEffective(action: ActionType): boolean {
   return action !== "noop" && action !== "blocked";
 }
 
-/** True where the plan leaves something to be done: exit code 2 under `--detailed-exitcode`. */
-export function hasPendingChanges(plan: Plan): boolean {
-  return plan.actions.some((action) => action.action !== "noop") || plan.outputs.length > 0;
-}
-
 export function countActions(actions: readonly PlannedAction[]): Record<ActionType, number> {
   const counts: Record<ActionType, number> = {
     create: 0,

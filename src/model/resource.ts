@@ -1,6 +1,6 @@
 import type { Address } from "./address.ts";
 import type { SourceRange } from "./source.ts";
-import type { Plain, Template, Value, ValueMap } from "./value.ts";
+import type { Plain, Value, ValueMap } from "./value.ts";
 
 /** One thing that can be converged, as the spec wants it. References in `desired` are still {@link Template}s. */
 export interface Resource {
@@ -125,6 +125,3 @@ export interface OutputDeclaration {
   readonly description?: string;
   readonly at: SourceRange;
 }
-
-/** Finds the value of a reference; gives Unknown where it is not known yet. */
-export type Lookup = (template: Template) => Value;

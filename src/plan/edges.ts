@@ -1,11 +1,13 @@
 import { Graph } from "../graph/index.ts";
-import type { Address, PlannedAction, Row } from "../model/index.ts";
+import { type Address, type Envelope, isEffective, type PlannedAction, type Row } from "../model/index.ts";
 import type { Decision } from "./decide.ts";
+import type { PlanKind } from "./kind.ts";
 
 interface EdgeInput {
   readonly rows: ReadonlyMap<Address, Row>;
   readonly graph: Graph;
   readonly soft: ReadonlyMap<Address, readonly Address[]>;
+  readonly kinds: ReadonlyMap<string, PlanKind>;
 }
 
 /**
@@ -32,8 +34,29 @@ export function orderActions(input: EdgeInput, decided: ReadonlyMap<Address, Dec
   return graph.order().flatMap((address) => {
     const action = decided.get(address)?.action;
     if (action === undefined) return [];
-    return [{ ...action, after_actions: hard.get(address) ?? [], after_soft: soft.get(address) ?? [] }];
+    const after_actions = hard.get(address) ?? [];
+    const after_soft = soft.get(address) ?? [];
+    const before = [...after_actions, ...after_soft].flatMap((one) => decided.get(one)?.action ?? []);
+    return [{ ...action, after_actions, after_soft, envelope: envelopeOf(action, before, input.kinds) }];
   });
+}
+
+/**
+ * What is to be made may be there, in another shape, once what comes before it was done: a package brings its
+ * configuration files, a new user its home. That is not the world changing behind the plan's back; what is found is then
+ * taken over as any shared thing is, and given back when the resource goes.
+ */
+function envelopeOf(
+  action: PlannedAction,
+  before: readonly PlannedAction[],
+  kinds: ReadonlyMap<string, PlanKind>,
+): Envelope {
+  const { envelope } = action;
+  if (envelope.action !== "create" || kinds.get(action.kind)?.ownership !== "shared") return envelope;
+  const brings = before.some(
+    (one) => one.address !== action.parent && isEffective(one.action) && one.kind !== action.kind,
+  );
+  return brings ? { ...envelope, exact: false } : envelope;
 }
 
 /** Adds what merely orders siblings; where that closes a circle, what users wrote wins. */

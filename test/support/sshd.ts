@@ -41,7 +41,7 @@ import {
   sweep,
 } from "./sshd-network.ts";
 
-export { type LabNetwork, startLabNetwork } from "./sshd-network.ts";
+export type { LabNetwork } from "./sshd-network.ts";
 
 const run = promisify(execFile);
 

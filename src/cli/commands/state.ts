@@ -142,7 +142,8 @@ async function moveRows(context: Context, from: Address, to: Address): Promise<n
       }
       // Each row on its own: where this is cut off, the same command moves the rest.
       for (const row of rows) await session.move(row.address, renamed(row.address));
-      for (const row of [...session.rows.values()]) {
+      const all = Array.from(session.rows.values());
+      for (const row of all) {
         const parent = row.parent === undefined ? undefined : renamed(row.parent);
         const depends = row.depends.map(renamed);
         const same = parent === row.parent && depends.every((one, i) => one === row.depends[i]);
