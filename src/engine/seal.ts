@@ -1,4 +1,4 @@
-import { createHash, createHmac, randomBytes } from "node:crypto";
+import { createHash, createHmac } from "node:crypto";
 import { constants } from "node:fs";
 import { link, mkdir, open, readFile, unlink } from "node:fs/promises";
 import { homedir } from "node:os";
@@ -15,21 +15,20 @@ export function sealKeyPath(env: Environment): string {
 
 /**
  * Keyed digests `KEYID:HEX` of secret values: they show that a secret changed and nothing else. The key comes from
- * LABCTL_SEAL_KEY (for CI jobs that share a state) or from a file. Where there is none and `create` is false, a key
- * that lives as long as this process is used, so that planning writes nothing.
+ * LABCTL_SEAL_KEY (for CI jobs that share a state) or from a file. Where there is none `fresh` (32 bytes) is the key, and
+ * `create` says whether it is put on disk: planning writes nothing, and what was planned can be compared when it is applied.
  */
-export async function openSeal(env: Environment, create: boolean): Promise<Seal> {
+export async function openSeal(env: Environment, create: boolean, fresh: Buffer): Promise<Seal> {
   const key = env["LABCTL_SEAL_KEY"]
     ? Buffer.from(env["LABCTL_SEAL_KEY"])
-    : await readOrMakeKey(sealKeyPath(env), create);
+    : await readOrMakeKey(sealKeyPath(env), create, fresh);
   const id = createHash("sha256").update("labctl seal key id\0").update(key).digest("hex").slice(0, 8);
   return (text) => `${id}:${createHmac("sha256", key).update(text).digest("hex")}`;
 }
 
-async function readOrMakeKey(path: string, create: boolean): Promise<Buffer> {
+async function readOrMakeKey(path: string, create: boolean, fresh: Buffer): Promise<Buffer> {
   const existing = await readKey(path);
   if (existing !== undefined) return existing;
-  const fresh = randomBytes(32);
   if (!create) return fresh;
   const temporary = `${path}.${process.pid}.tmp`;
   try {

@@ -61,6 +61,7 @@ export class Session implements LabSession {
   readonly #resources: ReadonlyMap<Address, Resource>;
   #seal: Promise<Seal> | undefined;
   #sealIsDurable = false;
+  readonly #freshKey = randomBytes(32);
 
   constructor(parts: SessionParts) {
     this.#parts = parts;
@@ -301,7 +302,7 @@ export class Session implements LabSession {
   /** The key must be on disk before anything that it made is. */
   async #openSeal(durable: boolean): Promise<Seal> {
     if (this.#seal === undefined || (durable && !this.#sealIsDurable)) {
-      this.#seal = openSeal(this.#parts.env, durable);
+      this.#seal = openSeal(this.#parts.env, durable, this.#freshKey);
       this.#sealIsDurable = durable;
     }
     return this.#seal;
