@@ -241,6 +241,27 @@ describe.each(SHELLS)("file through %s", (shell) => {
     expect(readFileSync(at("f59"), "utf8")).toBe("59\n");
   });
 
+  test("files that get the same owner in one call fail each for itself where there is no such owner", async () => {
+    const wishes: Properties[] = [
+      { path: at("a"), content: "a\n", owner: "labctl-nobody" },
+      { path: at("b"), content: "b\n", owner: "labctl-nobody" },
+      { path: at("c"), content: "c\n", mode: "0604" },
+    ];
+    const drivers = wishes.map((wish) => driver(String(wish["path"])));
+    const items = await Promise.all(drivers.map((d, i) => d.item(wishes[i] ?? {})));
+    const context = drivers[0]?.context();
+    if (context === undefined) throw new Error("no driver");
+    const outcomes = await file.reconcileMany?.(
+      context,
+      items.map((item) => ({ ...item, observed: undefined })),
+    );
+    const failed = [...(outcomes ?? [])].filter(([, outcome]) => "error" in outcome).map(([address]) => address);
+    expect(failed).toEqual(drivers.slice(0, 2).map((d) => d.address));
+    expect(statSync(at("c")).mode & 0o7777).toBe(0o604);
+    expect(readdirSync(world.dir).filter((name) => name !== "c" && !name.startsWith("."))).toEqual([]);
+    expect(readdirSync(world.dir).filter((name) => name.startsWith(".labctl"))).toEqual([]);
+  });
+
   test("what a crash left beside the target is gone after the next run", async () => {
     const path = at("f");
     const d = driver(path);
