@@ -59,13 +59,22 @@ function indexOf(siblings: readonly Sibling[]): Index {
   return index;
 }
 
-/** The nearest declared directory above, and the nearest mount point above or at the path. */
-function around(index: Index, path: string, self: Address, own: "file" | "directory" | "mount"): Address[] {
+/**
+ * The nearest declared directory above, and the nearest mount point above or at the path. With `only`, no mount and no
+ * directory elsewhere: those wait for packages and modules, which wait for the files that `only` names.
+ */
+function around(
+  index: Index,
+  path: string,
+  self: Address,
+  own: "file" | "directory" | "mount",
+  only?: RegExp,
+): Address[] {
   const found: Address[] = [];
-  const wanted = new Set(["directory", "mount"]);
+  const wanted = new Set(only === undefined ? ["directory", "mount"] : ["directory"]);
   for (let at = path; wanted.size > 0; ) {
     for (const { kind, address } of index.containers.get(at) ?? []) {
-      if (address === self || !wanted.has(kind)) continue;
+      if (address === self || !wanted.has(kind) || only?.test(at) === false) continue;
       // A directory that is a mount point is made first; what is mounted there comes after.
       if (at === path && own === "directory") continue;
       found.push(address);
@@ -85,9 +94,11 @@ export function afterForPath(
   self: Address,
 ): readonly Address[] {
   const index = indexOf(siblings);
+  if (own !== "mount" && REPOSITORY.test(desired.path)) return around(index, desired.path, self, own, REPOSITORY);
+  if (own !== "mount" && MODULE_FILE.test(desired.path)) {
+    return [...around(index, desired.path, self, own, MODULE_FILE), ...index.packages];
+  }
   const containers = around(index, desired.path, self, own);
-  if (own !== "mount" && REPOSITORY.test(desired.path)) return containers;
-  if (own !== "mount" && MODULE_FILE.test(desired.path)) return [...containers, ...index.packages];
   const owner = desired.owner === undefined ? undefined : index.users.get(desired.owner);
   return [
     ...containers,

@@ -156,6 +156,6 @@ test("property: the natural order of siblings has no circle, whatever stands on 
       };
       for (const one of siblings) visit(one.address, new Set());
     }),
-    { numRuns: 500 },
+    { numRuns: 2000 },
   );
 });
