@@ -51,6 +51,11 @@ export interface ApplyOptions {
   readonly cancellation: Cancellation;
   /** `destroy --force`: go on past what cannot be reached, and list what is left to clean up. */
   readonly force: boolean;
+  /**
+   * Called under the lock where the state moved on between the plan and the lock: plans again, shows that, and gives it
+   * to be carried out; undefined where nobody agreed to it. Without it such a plan is refused, as a saved one always is.
+   */
+  readonly replan?: () => Promise<Plan | undefined>;
 }
 
 /** One lab, loaded and validated, with all that a command needs. Close it when done: connections are shared until then. */

@@ -169,7 +169,8 @@ export class Session implements LabSession {
     return plan;
   }
 
-  async apply(plan: Plan, options: ApplyOptions): Promise<RunSummary> {
+  async apply(shown: Plan, options: ApplyOptions): Promise<RunSummary> {
+    let plan = shown;
     const started = performance.now();
     const command = plan.mode === "destroy" ? "destroy" : plan.mode === "refresh-only" ? "refresh" : "apply";
     const finish = (result: RunSummary["result"], exit_code: number, more: Partial<RunSummary> = {}): RunSummary => {
@@ -191,7 +192,7 @@ export class Session implements LabSession {
       session = await this.#lock(command, options);
       await this.#parts.providerLock.write();
       await this.#parts.pool.keepHostKeys();
-      assertFresh(plan, session);
+      plan = await freshPlan(plan, session, options.replan);
       await this.#machines.prepare(session.rows, new Set(plan.actions.map((action) => action.address)));
       const done = this.#clock("apply");
       const result = await this.#execute(plan, options, session);
@@ -352,6 +353,20 @@ export class Session implements LabSession {
 /** Ids that nobody else makes: 80 random bits. */
 export function newId(): string {
   return randomBytes(10).toString("hex");
+}
+
+/** The plan itself, or the one made in its place now that the lock is held and no row can move any more. */
+async function freshPlan(plan: Plan, state: StateView, replan: ApplyOptions["replan"]): Promise<Plan> {
+  try {
+    assertFresh(plan, state);
+    return plan;
+  } catch (error) {
+    if (replan === undefined || toLabError(error).code !== "E_PLAN_STALE") throw error;
+  }
+  const again = await replan();
+  if (again === undefined) throw new LabError("E_CANCELLED", "the new plan was not agreed to: nothing was changed");
+  assertFresh(again, state);
+  return again;
 }
 
 /** A plan that was made from rows that have moved since is not carried out. */

@@ -202,24 +202,37 @@ async function change(context: Context, what: Change): Promise<number> {
       const started = performance.now();
       const { session, bus, view } = work;
       warnOfShortLife(context, work);
+      const planned = options && (() => session.plan({ ...options, ...(what.imports && { imports: what.imports }) }));
       let plan = what.saved;
-      if (plan === undefined && options !== undefined) {
-        plan = await session.plan({ ...options, ...(what.imports && { imports: what.imports }) });
-      } else if (plan !== undefined) bus.emit({ type: "plan.made", plan });
+      if (plan === undefined && planned !== undefined) plan = await planned();
+      else if (plan !== undefined) bus.emit({ type: "plan.made", plan });
       if (plan === undefined) throw new Error("no plan");
       await view.pause();
       if (!term.options.json) term.out(renderPlan(plan, styleOf(term)));
-      if (!doesSomething(plan)) {
+      const lists = flags.force === true && plan.actions.some((action) => action.action === "blocked");
+      if (!doesSomething(plan) && !lists) {
         await showOutputs(context, work);
         return settled(plan, what.command, started);
       }
-      if (flags.autoApprove !== true && what.saved === undefined) {
-        const yes = await approve(term, question(what.command, session.lab.name), context.signals.cancellation.soft);
-        if (!yes) {
-          term.out("Nothing was changed.");
-          return summaryOf(what.command, 130, started);
-        }
+      const agreed = async (): Promise<boolean> =>
+        flags.autoApprove === true ||
+        what.saved !== undefined ||
+        (await approve(term, question(what.command, session.lab.name), context.signals.cancellation.soft));
+      if (!(await agreed())) {
+        term.out("Nothing was changed.");
+        return summaryOf(what.command, 130, started);
       }
+      const replan =
+        planned &&
+        (async () => {
+          const again = await planned();
+          if (!term.options.json) {
+            await view.pause();
+            term.out("\nThe state moved on while the lock was waited for. The plan is now:\n");
+            term.out(renderPlan(again, styleOf(term)));
+          }
+          return !doesSomething(again) || (await agreed()) ? again : undefined;
+        });
       if (!term.options.json) term.out("\n");
       const summary = await session.apply(plan, {
         parallelism: context.globals.parallelism,
@@ -228,6 +241,7 @@ async function change(context: Context, what: Change): Promise<number> {
         lockTimeout: context.globals.lockTimeout,
         cancellation: context.signals.cancellation,
         force: flags.force === true,
+        ...(replan && { replan }),
       });
       await view.stop();
       if (!term.options.json) showSummary(context, work, summary);
