@@ -3,7 +3,7 @@
  * kill, stall and starve. `write(n)` writes the spec in its n-th generation: every resource differs from the one before.
  */
 import { createHash, randomBytes } from "node:crypto";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
@@ -217,6 +217,8 @@ function expected(generation: number, parts: ReadonlySet<Part>, digests: readonl
 
 function openOperations(dir: string, run: string): ReadonlySet<string> {
   const open = new Set<string>();
+  // A first run that was killed before it came to its state.
+  if (!existsSync(dir)) return open;
   for (const name of readdirSync(dir).filter((one) => one.startsWith("lab.journal."))) {
     for (const line of readFileSync(join(dir, name), "utf8").split("\n")) {
       // A last line that was cut off is no record.
