@@ -34,6 +34,11 @@ export function fileFailure({ step, text }: StepFailure, path: string, address: 
         address,
         hint: `restore it by hand and run again, or give the resource up with \`removed: { ${JSON.stringify(address)}: { forget: true } }\``,
       });
+    case "lost-previous":
+      return new LabError("E_MISMATCH", `what ${path} held before this run is not kept under ${text}`, {
+        address,
+        hint: "bring back the local file that was sent then, and run again",
+      });
     case "validate":
       return new LabError("E_COMMAND_FAILED", `the new content of ${path} was refused by \`validate\`: ${text}`, {
         address,

@@ -7,11 +7,15 @@ export interface FileWork {
   readonly path: string;
   /** A name beside the target that is always the same for a resource, so that what a crash left is found again. */
   readonly temporary: string;
-  /** `inline`: written by the script; `uploaded`: stands at `temporary`; `kept`: the copy of the original; `link`: a target. */
+  /**
+   * `inline`: written by the script; `uploaded`: stands at `temporary`; `kept`: the copy of the original; `link`: a target;
+   * `previous`: the copy that `keepPrevious` made.
+   */
   readonly content?:
     | { readonly from: "inline"; readonly bytes: Uint8Array }
     | { readonly from: "uploaded" }
     | { readonly from: "kept" }
+    | { readonly from: "previous"; readonly sha256: string }
     | { readonly from: "link"; readonly target: string };
   /** Four octal digits; names or numbers. */
   readonly mode?: string;
@@ -19,6 +23,8 @@ export interface FileWork {
   readonly group?: string;
   /** Keep a copy of what is there, unless one is kept already. */
   readonly keep?: boolean;
+  /** SHA-256 of what is there: kept aside until the next time, so that this run can be taken back. */
+  readonly keepPrevious?: string;
   /** Names the kept copy. */
   readonly keepId: string;
   /** What users wrote to check the new content before it becomes visible. */
@@ -86,6 +92,23 @@ labctl_keep() {
     } 2>&1
   ) || labctl_drop "$1" "$3" keep "$labctl_m"
 }
+labctl_keep_previous() {
+  rm -f -- "$labctl_store/$4.previous-"*
+  labctl_m=$(
+    {
+      mkdir -p -- "$labctl_store" && chmod 0700 "$labctl_store" &&
+        { ln -- "$2" "$labctl_store/$4.previous-$5" 2>/dev/null || cat <"$2" >"$labctl_store/$4.previous-$5"; }
+    } 2>&1
+  ) || labctl_drop "$1" "$3" keep "$labctl_m"
+}
+labctl_previous() {
+  labctl_target "$1" "$2" || return 1
+  labctl_k=$labctl_store/$4.previous-$5
+  labctl_d=
+  [ ! -f "$labctl_k" ] || labctl_d=$(sha256sum <"$labctl_k")
+  if [ "${"$"}{labctl_d%% *}" != "$5" ]; then labctl_say "$1" lost-previous "$labctl_store"; return 1; fi
+  labctl_m=$( { rm -f -- "$3" && set -C && cat <"$labctl_k" >"$3"; } 2>&1 ) || labctl_drop "$1" "$3" write "$labctl_m"
+}
 labctl_owner() {
   if [ -n "$4" ]; then labctl_m=$(chown -h -- "$4" "$2" 2>&1) || { labctl_drop "$1" "$3" owner "$labctl_m"; return 1; }; fi
   if [ -n "$5" ]; then labctl_m=$(chgrp -h -- "$5" "$2" 2>&1) || { labctl_drop "$1" "$3" group "$labctl_m"; return 1; }; fi
@@ -136,6 +159,8 @@ function contentStep(i: number, work: FileWork): ShellText | undefined {
       return sh`labctl_target ${i} ${work.path}`;
     case "kept":
       return sh`labctl_fetch ${i} ${work.path} ${work.temporary} ${work.keepId}`;
+    case "previous":
+      return sh`labctl_previous ${i} ${work.path} ${work.temporary} ${work.keepId} ${work.content.sha256}`;
     case "link":
       return sh`labctl_link ${i} ${work.path} ${work.temporary} ${work.content.target}`;
     case undefined:
@@ -153,6 +178,9 @@ function prepareSteps(i: number, work: FileWork): ShellText {
     content,
     ...(work.validate === undefined ? [] : [sh`labctl_check ${i} ${work.path} ${work.temporary} ${work.validate}`]),
     ...(work.keep === true ? [sh`labctl_keep ${i} ${work.path} ${work.temporary} ${work.keepId}`] : []),
+    ...(work.keepPrevious === undefined
+      ? []
+      : [sh`labctl_keep_previous ${i} ${work.path} ${work.temporary} ${work.keepId} ${work.keepPrevious}`]),
     ...(work.content?.from === "link"
       ? [sh`labctl_owner ${i} ${work.temporary} ${work.temporary} ${work.owner ?? ""} ${work.group ?? ""}`]
       : []),
@@ -230,7 +258,7 @@ export function removalScript(removal: FileRemoval): ShellText {
           sh`if [ -L ${removal.path} ] || [ -f ${removal.path} ]; then labctl_m=$(rm -f -- ${removal.path} 2>&1) || labctl_say 0 remove "$labctl_m"; fi`,
         ]
       : []),
-    sh`for labctl_k in "$labctl_store/"${removal.keepId}-* "$labctl_store/"${removal.keepId}.new; do rm -f -- "$labctl_k"; done`,
+    sh`for labctl_k in "$labctl_store/"${removal.keepId}-* "$labctl_store/"${removal.keepId}.*; do rm -f -- "$labctl_k"; done`,
     sh`rmdir "$labctl_store" "$labctl_home" 2>/dev/null || :`,
   ]);
 }

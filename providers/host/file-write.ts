@@ -43,6 +43,8 @@ async function contentOf(ctx: OperationContext, item: FileItem, temporary: strin
     return { from: "uploaded" };
   }
   const source = desired.source ?? "";
+  const former = await formerContent(ctx, item, source);
+  if (former !== undefined) return former;
   const found = await ctx.local.digest(source);
   if (desired.digest !== undefined && found.sha256 !== desired.digest) {
     throw new LabError("E_SOURCE_FILE", `${source} changed after the plan was made`, {
@@ -67,6 +69,19 @@ async function contentOf(ctx: OperationContext, item: FileItem, temporary: strin
     },
   );
   return { from: "uploaded" };
+}
+
+/** Going back: the local file may be another one by now, or gone. Undefined: it is still what was sent then. */
+async function formerContent(ctx: OperationContext, item: FileItem, source: string): Promise<Content | undefined> {
+  const { digest, text } = item.desired;
+  if (ctx.direction !== "back" || digest === undefined) return undefined;
+  try {
+    if ((await ctx.local.digest(source)).sha256 === digest) return undefined;
+  } catch (error) {
+    ctx.log("debug", asError(error).message);
+  }
+  if (text !== undefined && sha256(text) === digest) return { from: "inline", bytes: Buffer.from(text) };
+  return { from: "previous", sha256: digest };
 }
 
 async function planWork(ctx: OperationContext, item: FileItem): Promise<FileWork> {
@@ -98,6 +113,11 @@ async function planWork(ctx: OperationContext, item: FileItem): Promise<FileWork
     ...own,
     // What labctl itself wrote is never kept as what was there before labctl.
     keep: original?.type === "file" && (ours === undefined || ours !== there?.digest || ours === original.digest),
+    // What was sent from a local file is nowhere else: the state holds its digest, and the file has changed.
+    ...(ctx.direction === "reversible" &&
+      there?.digest !== undefined &&
+      desired.source !== undefined &&
+      !isSecret(item) && { keepPrevious: there.digest }),
     ...(desired.validate !== undefined && { validate: desired.validate }),
   };
 }

@@ -138,9 +138,14 @@ export function fieldChanges(wanted: Fields, now: Fields | undefined): Fields {
   };
 }
 
+/** All that labctl may have brought about: what it did, and what it was cut off doing. */
+export function everWanted(prior: Memory | undefined): readonly Partial<Desired>[] {
+  return prior === undefined ? [] : [prior.desired, ...(prior.attempted ?? [])];
+}
+
 interface Memory {
   readonly desired: Partial<Desired>;
-  readonly attempted?: Partial<Desired> | undefined;
+  readonly attempted?: readonly Partial<Desired>[] | undefined;
   readonly original: Observed | undefined;
 }
 
@@ -152,7 +157,7 @@ export function groupChanges(
 ): { readonly add: string[]; readonly remove: string[] } {
   const there = observed?.groups ?? [];
   const wanted = desired.groups ?? [];
-  const once = [...(prior?.desired.groups ?? []), ...(prior?.attempted?.groups ?? [])];
+  const once = [...new Set(everWanted(prior).flatMap((one) => one.groups ?? []))];
   const before = prior?.original?.groups ?? [];
   return {
     add: wanted.filter((group) => !there.includes(group)),
@@ -172,7 +177,7 @@ export function wantedKeys(desired: Partial<Desired>): readonly string[] | undef
 export function mergeKeys(raw: string, desired: Desired, prior: Memory | undefined): string[] {
   const wanted = wantedKeys(desired);
   const lines = raw === "" ? [] : raw.replace(/\n$/, "").split(/\r?\n/);
-  const once = [...(wantedKeys(prior?.desired ?? {}) ?? []), ...(wantedKeys(prior?.attempted ?? {}) ?? [])];
+  const once = everWanted(prior).flatMap((one) => wantedKeys(one) ?? []);
   if (wanted === undefined && once.length === 0) return lines;
   const list = wanted ?? [];
   const byIdentity = new Map(list.map((line) => [keyIdentity(line), line]));
@@ -203,11 +208,7 @@ export function mergeKeys(raw: string, desired: Desired, prior: Memory | undefin
 export function restoreKeys(raw: string, item: UserItem, original: Observed): string[] {
   const exclusive =
     item.desired.authorized_keys_exclusive === true || item.prior?.desired.authorized_keys_exclusive === true;
-  const once = [
-    ...(wantedKeys(item.desired) ?? []),
-    ...(wantedKeys(item.prior?.desired ?? {}) ?? []),
-    ...(wantedKeys(item.prior?.attempted ?? {}) ?? []),
-  ];
+  const once = [...(wantedKeys(item.desired) ?? []), ...everWanted(item.prior).flatMap((one) => wantedKeys(one) ?? [])];
   const memory = { desired: { authorized_keys: [...once], keys: [...once] }, original };
   const { authorized_keys: _keys, keys: _lines, ...rest } = item.desired;
   const lines = mergeKeys(raw, { ...rest, authorized_keys_exclusive: false }, memory);

@@ -5,6 +5,7 @@ import { afterForUser } from "./order.ts";
 import {
   attributes,
   diffUser,
+  everWanted,
   fieldChanges,
   type Fields,
   groupChanges,
@@ -132,18 +133,14 @@ async function remove(ctx: OperationContext, item: UserItem): Promise<void> {
     return;
   }
   await writeKeys(ctx, item, now, restoreKeys(now.raw, item, original));
-  const touched: Fields = { ...item.prior?.attempted, ...item.prior?.desired, ...desired };
+  const touched = everWanted(item.prior).reduce<Fields>((all, one) => ({ ...all, ...one }), desired);
   const mine: Fields = {
     uid: touched.uid === undefined ? undefined : original.uid,
     shell: touched.shell === undefined ? undefined : original.shell,
     home: touched.home === undefined ? undefined : original.home,
     comment: touched.comment === undefined ? undefined : original.comment,
   };
-  const added = [
-    ...(desired.groups ?? []),
-    ...(item.prior?.desired.groups ?? []),
-    ...(item.prior?.attempted?.groups ?? []),
-  ];
+  const added = [...new Set([desired, ...everWanted(item.prior)].flatMap((one) => one.groups ?? []))];
   await doing(
     ctx,
     item,

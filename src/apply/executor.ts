@@ -66,7 +66,7 @@ class Execution {
     this.#plan = plan;
     this.#ports = ports;
     this.#options = options;
-    this.#operations = new Operations(ports);
+    this.#operations = new Operations(ports, options.onFailure === "rollback");
     this.#targets = new TargetMaker(ports, plan.secrets);
     this.#actions = new Map(plan.actions.map((action) => [action.address, action]));
   }
@@ -75,6 +75,7 @@ class Execution {
     try {
       await this.#move();
       await this.#walk();
+      await this.#listBlocked();
       if (
         this.#failed &&
         !this.#journalFailed &&
@@ -311,17 +312,33 @@ class Execution {
 
   #blocked(action: PlannedAction): boolean {
     const error = blockedError(action);
-    if (this.#options.force && action.reason.code !== "prevented" && this.#plan.mode === "destroy") {
-      this.#manual.push(
-        `${action.address}: could not be reached (${action.reason.text}); undo by hand what it is there, then \`labctl state rm '${action.address}'\``,
-      );
-    }
     this.#ports.bus.emit({ type: "action.started", address: action.address, action: action.action, attempt: 1 });
     if (action.reason.code === "dependency-blocked") {
       this.#finish(action, "blocked", this.#ports.monotonic(), toProblem(error.atAddress(action.address)));
       return action.options.optional === true;
     }
     return this.#fail(action, error, this.#ports.monotonic(), "blocked");
+  }
+
+  /** `destroy --force`: what is left on machines that cannot be reached, as instructions. */
+  async #listBlocked(): Promise<void> {
+    if (!this.#options.force || this.#plan.mode !== "destroy") return;
+    for (const action of this.#plan.actions) {
+      if (action.action !== "blocked" || action.reason.code === "prevented") continue;
+      const how = await this.#byHand(action, blockedError(action));
+      this.#manual.push(`${how}; then \`labctl state rm '${action.address}'\``);
+    }
+  }
+
+  async #byHand(action: PlannedAction, error: LabError): Promise<string> {
+    const row = this.#ports.session.rows.get(action.address);
+    try {
+      if (row !== undefined) return manualStep(await this.#targets.ofRow(row), error);
+    } catch (cause) {
+      // A secret that is not at hand: the instruction is then a general one.
+      this.#ports.bus.emit({ type: "warning.raised", problem: toProblem(cause) });
+    }
+    return `${action.address}: undo by hand what it is there (${error.message})`;
   }
 
   /** Notes a failure; true where it is an optional resource's, so that what depends on it goes on. */

@@ -12,6 +12,7 @@ import {
 import { diffOf, maskChanges, priorOf } from "../plan/index.ts";
 import type { Kind, OperationContext, Outcome, ReconcileItem } from "../provider/index.ts";
 import { assertInsideEnvelope } from "./envelope.ts";
+import { LineOutput } from "./output.ts";
 import type { ExecutorPorts, PlainMap } from "./ports.ts";
 import { encodeObservedOf, itemOf, reconcileItemOf, rowOf, type Target } from "./target.ts";
 
@@ -35,11 +36,16 @@ export class JournalError extends Error {
 /** Carries out single operations: begin record, handler, proof, end record. */
 export class Operations {
   readonly #ports: ExecutorPorts;
+  readonly #reversible: boolean;
+  /** What is printed, by the id of the operation. */
+  readonly #outputs = new Map<string, LineOutput>();
   /** How many operations were begun: tells "nothing was begun" (exit 5) from "some of it failed" (exit 6). */
   begun = 0;
 
-  constructor(ports: ExecutorPorts) {
+  /** `reversible`: see OperationContext. */
+  constructor(ports: ExecutorPorts, reversible = false) {
     this.#ports = ports;
+    this.#reversible = reversible;
   }
 
   /** Reads targets of one kind and parent again, in one go. Unreachable ones are errors. */
@@ -129,7 +135,7 @@ export class Operations {
     const op = await this.#begin(target, intent.action, work.observed);
     try {
       const row = await this.#attempts(target, firstAttempt, signal, async (attempt, bounded) => {
-        const ctx = this.#context(target, op.id, attempt, bounded);
+        const ctx = this.#context(target, intent, op.id, attempt, bounded);
         let observed = work.observed;
         if (attempt > 1) {
           const reading = (await this.reread([target], bounded)).get(target.address) ?? {
@@ -150,12 +156,12 @@ export class Operations {
         const after = await target.kind.reconcile(ctx, reconcileItemOf(target, observed));
         return this.#proved(target, op.original, after);
       });
-      await this.#journal(this.#ports.session.end({ op: op.id, result: "ok", row }));
+      await this.#end({ op: op.id, result: "ok", row });
       this.#ports.settled(target.address, row);
       out.set(target.address, { row });
     } catch (error) {
       if (error instanceof JournalError) throw error;
-      await this.#journal(this.#ports.session.end({ op: op.id, result: "failed" }));
+      await this.#end({ op: op.id, result: "failed" });
       out.set(target.address, { error });
     }
   }
@@ -179,7 +185,7 @@ export class Operations {
     const bounded = withTimeout(signal, timeout === 0 ? undefined : timeout);
     let outcomes: ReadonlyMap<string, Outcome<PlainMap>>;
     try {
-      const ctx = this.#context(first.target, ops.get(first.target.address)?.id ?? "", 1, bounded);
+      const ctx = this.#context(first.target, first.intent, ops.get(first.target.address)?.id ?? "", 1, bounded);
       const items: ReconcileItem<PlainMap, PlainMap>[] = work.map((one) => reconcileItemOf(one.target, one.observed));
       outcomes = await first.target.kind.reconcileMany(ctx, items);
     } catch (error) {
@@ -197,7 +203,7 @@ export class Operations {
         try {
           if ("error" in outcome) throw outcome.error;
           const row = this.#proved(one.target, op?.original ?? null, outcome.ok);
-          await this.#journal(this.#ports.session.end({ op: op?.id ?? "", result: "ok", row }));
+          await this.#end({ op: op?.id ?? "", result: "ok", row });
           this.#ports.settled(address, row);
           out.set(address, { row });
           return;
@@ -205,7 +211,7 @@ export class Operations {
           if (caught instanceof JournalError) throw caught;
           error = caught;
         }
-        await this.#journal(this.#ports.session.end({ op: op?.id ?? "", result: "failed" }));
+        await this.#end({ op: op?.id ?? "", result: "failed" });
         const { retry, mayRetry } = this.#retryPolicy(one.target);
         if (signal.aborted || retry.attempts === 0 || !mayRetry(error)) {
           out.set(address, { error: this.#timely(error, bounded, signal, timeout) });
@@ -234,14 +240,14 @@ export class Operations {
     const op = await this.#begin(target, "delete", reading.observed);
     try {
       await this.#attempts(target, 1, signal, async (attempt, bounded) => {
-        const ctx = this.#context(target, op.id, attempt, bounded);
+        const ctx = this.#context(target, intent, op.id, attempt, bounded);
         await target.kind.delete(ctx, reconcileItemOf(target, reading.observed));
       });
-      await this.#journal(this.#ports.session.end({ op: op.id, result: "ok", row: null }));
+      await this.#end({ op: op.id, result: "ok", row: null });
       this.#ports.settled(target.address, undefined);
     } catch (error) {
       if (error instanceof JournalError) throw error;
-      await this.#journal(this.#ports.session.end({ op: op.id, result: "failed" }));
+      await this.#end({ op: op.id, result: "failed" });
       throw error;
     }
   }
@@ -293,12 +299,19 @@ export class Operations {
       original,
     });
     // What was wanted before stays on record until the end: it may have to be taken back, as may what is attempted now.
-    const row = { ...begun, desired: target.prior?.desired ?? begun.desired, attempted: begun.desired };
+    const earlier = (target.prior?.attempted ?? []).filter((one) => !sameEncoded(one, begun.desired));
+    const row = { ...begun, desired: target.prior?.desired ?? begun.desired, attempted: [...earlier, begun.desired] };
     const id = this.#ports.newId();
     await this.#journal(this.#ports.session.assertHeld());
     await this.#journal(this.#ports.session.begin({ op: id, run: this.#ports.run, action, row }));
     this.begun += 1;
     return { id, original };
+  }
+
+  async #end(record: Parameters<ExecutorPorts["session"]["end"]>[0]): Promise<void> {
+    this.#outputs.get(record.op)?.flush();
+    this.#outputs.delete(record.op);
+    await this.#journal(this.#ports.session.end(record));
   }
 
   async #journal(write: Promise<void>): Promise<void> {
@@ -329,12 +342,19 @@ export class Operations {
     });
   }
 
-  #context(target: Target, op: string, attempt: number, signal: AbortSignal): OperationContext {
+  #context(target: Target, intent: Intent, op: string, attempt: number, signal: AbortSignal): OperationContext {
     const { bus, session } = this.#ports;
     const { address } = target;
+    const output =
+      this.#outputs.get(op) ??
+      new LineOutput((stream, message) =>
+        bus.emit({ type: "log.line", level: "info", component: target.kind.kind, address, message, stream }),
+      );
+    this.#outputs.set(op, output);
     return {
       ...this.#ports.context(address, signal),
       attempt,
+      direction: intent.planned === undefined ? "back" : this.#reversible ? "reversible" : "forward",
       progress: (fraction, text) =>
         bus.emit({
           type: "action.progress",
@@ -342,15 +362,7 @@ export class Operations {
           ...(fraction !== undefined && { fraction }),
           ...(text !== undefined && { text }),
         }),
-      output: (stream, chunk) =>
-        bus.emit({
-          type: "log.line",
-          level: "info",
-          component: target.kind.kind,
-          address,
-          message: chunk.toString("utf8"),
-          stream,
-        }),
+      output: (stream, chunk) => output.push(stream, chunk),
       checkpoint: (step, data = null) => this.#journal(session.checkpoint(op, { step, data })),
     };
   }

@@ -21,8 +21,8 @@ export interface Row {
   /** Journaled before the first call, so that a create that was cut off is found and not made twice. */
   readonly instance_id: string;
   readonly desired: Plain;
-  /** While an operation is open, or after it failed: what it was bringing about. Some of it may be there already. */
-  readonly attempted?: Plain;
+  /** What operations that did not end well were bringing about since the last that did: some of it may be there. */
+  readonly attempted?: readonly Plain[];
   readonly observed: Plain;
   /** What was there before labctl touched it; null: nothing. Deleting restores it. */
   readonly original: Plain;

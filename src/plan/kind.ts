@@ -33,7 +33,7 @@ export interface PlanDiffInput {
 
 export interface PlanPrior {
   readonly desired: Record<string, Plain>;
-  readonly attempted?: Record<string, Plain> | undefined;
+  readonly attempted?: readonly Record<string, Plain>[] | undefined;
   readonly observed: Record<string, Plain> | undefined;
   readonly original: Record<string, Plain> | undefined;
   readonly instance_id: string;

@@ -147,7 +147,7 @@ export function priorOf(row: Row): PlanPrior {
   };
   return {
     desired: plain(row.desired) ?? {},
-    attempted: row.attempted === undefined ? undefined : plain(row.attempted),
+    attempted: row.attempted?.map((one) => plain(one) ?? {}),
     observed: plain(row.observed),
     original: plain(row.original),
     instance_id: row.instance_id,

@@ -29,8 +29,8 @@ export type Reading<O> =
 /** What the state says of a resource. */
 export interface Prior<D, O> {
   readonly desired: Partial<D>;
-  /** What an operation that did not finish was bringing about: some of it may be there already. */
-  readonly attempted?: Partial<D> | undefined;
+  /** What operations that did not finish were bringing about since the last that did: some of it may be there. */
+  readonly attempted?: readonly Partial<D>[] | undefined;
   readonly observed: O | undefined;
   /** What was there before labctl touched it; undefined: nothing. */
   readonly original: O | undefined;
@@ -91,6 +91,11 @@ export interface KindContext {
 export interface OperationContext extends KindContext {
   /** 1 for the first try. */
   readonly attempt: number;
+  /**
+   * `forward`: as planned. `reversible`: as planned, in a run that takes back what it did where it fails: keep what that
+   * needs and the state does not hold. `back`: taking it back.
+   */
+  readonly direction: "forward" | "reversible" | "back";
   progress(fraction: number | undefined, text?: string): void;
   /** Output of a command, streamed to the run's log. */
   output(stream: "stdout" | "stderr", chunk: Buffer): void;

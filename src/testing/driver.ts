@@ -60,6 +60,7 @@ export class KindDriver {
     return {
       signal,
       attempt: 1,
+      direction: "forward",
       machine: (address) => this.world.machine(address),
       local: localFiles(this.world.root),
       log: (level, message) => {
@@ -125,15 +126,15 @@ export class KindDriver {
     }
     const before = this.prior;
     const reconcileItem: ReconcileItem<Properties, Properties> = { ...item, observed };
+    const kept = { original: this.#original, instance_id: this.instanceId, checkpoint: undefined };
     this.prior = {
-      desired: item.desired,
+      ...kept,
+      desired: before?.desired ?? item.desired,
+      attempted: [...(before?.attempted ?? []), item.desired],
       observed: before?.observed,
-      original: this.#original,
-      instance_id: this.instanceId,
-      checkpoint: undefined,
     };
     const value = await this.kind.reconcile(this.context(signal), reconcileItem);
-    this.prior = { ...this.prior, observed: value };
+    this.prior = { ...kept, desired: item.desired, observed: value };
     return value;
   }
 

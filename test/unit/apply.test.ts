@@ -212,7 +212,7 @@ describe("an interrupted operation", () => {
     await lab.apply(await lab.plan([resource("thing.a", { desired: { color: "blue" } })]));
     expect(state.rows.get("thing.a")).toMatchObject({
       desired: { color: "red" },
-      attempted: { color: "blue" },
+      attempted: [{ color: "blue" }],
       status: "failed",
     });
     await lab.apply(await lab.plan([resource("thing.a", { desired: { color: "blue" } })]));

@@ -93,7 +93,13 @@ export function blockedProblems(plan: Plan): Problem[] {
     const key = known === undefined ? "" : `${known.code} ${action.reason.text}`;
     if (known === undefined || seen.has(key)) continue;
     seen.add(key);
-    problems.push({ code: known.code, message: action.reason.text, hint: known.hint, address: action.address });
+    const { cause } = action.reason;
+    problems.push({
+      code: cause?.code ?? known.code,
+      message: action.reason.text,
+      hint: cause?.hint ?? known.hint,
+      address: action.address,
+    });
   }
   return problems;
 }
@@ -109,7 +115,9 @@ const BLOCKED: Readonly<Partial<Record<string, { readonly code: Code; readonly h
 
 /** The exit code of a plan: what it could not look at or may not do counts before changes that are pending. */
 export function planExit(plan: Plan, detailed: boolean): number {
-  const codes = blockedProblems(plan).map((problem) => problem.code as Code);
+  const blocked = plan.actions.filter((action) => action.action === "blocked" && action.options.optional !== true);
+  // Whatever it is that kept labctl from looking, nothing was begun.
+  const codes = blocked.flatMap((action) => BLOCKED[action.reason.code]?.code ?? []);
   if (codes.length > 0) return exitCodeOf(codes);
   const pending = plan.actions.some((action) => action.action !== "noop") || plan.outputs.length > 0;
   return detailed && pending ? 2 : 0;

@@ -247,7 +247,7 @@ describe.each(SHELLS)("file through %s", (shell) => {
       { path: at("b"), content: "b\n", owner: "labctl-nobody" },
       { path: at("c"), content: "c\n", mode: "0604" },
     ];
-    const drivers = wishes.map((wish) => driver(String(wish["path"])));
+    const drivers = wishes.map((wish) => driver(typeof wish["path"] === "string" ? wish["path"] : ""));
     const items = await Promise.all(drivers.map((d, i) => d.item(wishes[i] ?? {})));
     const context = drivers[0]?.context();
     if (context === undefined) throw new Error("no driver");
