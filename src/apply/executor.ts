@@ -343,8 +343,9 @@ class Execution {
 
   /** Notes a failure; true where it is an optional resource's, so that what depends on it goes on. */
   #fail(action: PlannedAction, error: unknown, started: number, result: ActionResult = "failed"): boolean {
-    const lab = toLabError(error).atAddress(action.address);
-    const problem = toProblem(lab);
+    const lab = toLabError(error);
+    // The transport names the machine; what failed is this resource on it.
+    const problem: Problem = { ...toProblem(lab), address: action.address };
     if (lab.code === "E_CANCELLED") {
       this.#finish(action, "cancelled", started, problem);
       return false;
