@@ -107,6 +107,14 @@ export function managesContent(desired: Partial<Desired>): boolean {
   return desired.content !== undefined || desired.source !== undefined;
 }
 
+/** The same, also where the content is secret and only the state speaks of it: then it is named and not there. */
+export function holdsContent(item: {
+  readonly desired: Partial<Desired>;
+  readonly sensitive: ReadonlySet<string>;
+}): boolean {
+  return managesContent(item.desired) || item.sensitive.has("content") || item.sensitive.has("source");
+}
+
 export function isSecret(item: { readonly desired: Desired; readonly sensitive: ReadonlySet<string> }): boolean {
   return (
     item.desired.sensitive === true || ["content", "source", "digest", "text"].some((path) => item.sensitive.has(path))
@@ -123,7 +131,7 @@ export function request(item: Item<Desired, Observed>): EntryRequest {
     // What is wanted is not known yet: whatever is there may have to be shown.
     return { path: desired.path, digest: isSecret(item) ? "yes" : { unless: "unknown" } };
   }
-  if (!managesContent(desired)) return { path: desired.path, digest: "no" };
+  if (!holdsContent(item)) return { path: desired.path, digest: "no" };
   const wanted = wantedDigest(desired);
   if (wanted === undefined || isSecret(item)) return { path: desired.path, digest: "yes" };
   return { path: desired.path, digest: { unless: wanted } };

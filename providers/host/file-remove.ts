@@ -1,7 +1,7 @@
 import type { OperationContext } from "../../src/index.ts";
 import { machineOf, requireSuccess, runScript } from "./common.ts";
 import { fileFailure } from "./file-errors.ts";
-import { type FileItem, managesContent, type Observed } from "./file-model.ts";
+import { type FileItem, holdsContent, managesContent, type Observed } from "./file-model.ts";
 import {
   type FileWork,
   filesScript,
@@ -18,7 +18,7 @@ export async function remove(ctx: OperationContext, item: FileItem): Promise<voi
   const original = item.prior?.original;
   const base = { path, temporary: temporaryName(path, item.instance_id), keepId: keepId(path, item.instance_id) };
   const machine = machineOf(ctx, item);
-  const managed = managesContent(item.desired) || managesContent(item.prior?.desired ?? {});
+  const managed = holdsContent(item) || managesContent(item.prior?.desired ?? {});
   if (observed !== undefined && (observed.type === "directory" || observed.type === "other")) {
     ctx.log(
       "warn",

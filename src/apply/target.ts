@@ -20,6 +20,7 @@ import {
   walkValue,
 } from "../model/index.ts";
 import {
+  concealed,
   dig,
   encodeObserved,
   observedTaints,
@@ -84,7 +85,7 @@ export class TargetMaker {
   /** The action's resource with every reference resolved now; throws where one is still unknown. */
   async ofAction(action: PlannedAction, signal: AbortSignal): Promise<Target> {
     const kind = this.kind(action.kind, action.address);
-    const wanted = this.#wanted(action);
+    const wanted = this.#wanted(action, kind);
     const sources = await this.#sources(wanted, this.#secrets);
     const prior = this.#ports.session.rows.get(action.address);
     const base = this.#target(kind, action, resolveMap(wanted, sources), prior, this.#used(wanted, this.#secrets));
@@ -132,14 +133,7 @@ export class TargetMaker {
     prior: Row | undefined,
     secrets: Readonly<Record<string, SecretSource>>,
   ): Target {
-    const first = viewOf(plain, kind);
-    const secret = new Set([...(kind.taints?.(first.sensitive, first.plain) ?? []), ...first.sensitive]);
-    const resolved = Object.fromEntries(
-      Object.entries(plain).map(([key, value]) => [
-        key,
-        secret.has(key) && isRevealed(value) ? new Sensitive(value) : value,
-      ]),
-    );
+    const resolved = concealed(plain, kind);
     const view = viewOf(resolved, kind);
     return {
       address: of.address,
@@ -157,11 +151,12 @@ export class TargetMaker {
   }
 
   /** The spec's own resource where it is what the plan was made from; else the plan's copy of it. */
-  #wanted(action: PlannedAction): ValueMap {
+  #wanted(action: PlannedAction, kind: Kind): ValueMap {
     const resource: Resource | undefined = this.#ports.resource(action.address);
     if (
       resource !== undefined &&
-      JSON.stringify(encodeValue(resource.desired, () => undefined)) === unsealed(action.desired ?? null)
+      JSON.stringify(encodeValue(concealed(resource.desired, kind), () => undefined)) ===
+        unsealed(action.desired ?? null)
     ) {
       return resource.desired;
     }
@@ -237,15 +232,6 @@ function resourceAddresses(value: Value): Set<Address> {
 
 function unsealed(encoded: Plain): string {
   return JSON.stringify(encoded, (key, item: unknown) => (key === "hmac" ? undefined : item));
-}
-
-function isRevealed(value: Value | undefined): value is Plain {
-  return (
-    value !== undefined &&
-    !(value instanceof Sensitive) &&
-    !(value instanceof Sealed) &&
-    viewOf({ value }, undefined).unknown.size === 0
-  );
 }
 
 /** The row of a target, as it stands while an operation is open or after it. */

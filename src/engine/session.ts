@@ -128,7 +128,7 @@ export class Session implements LabSession {
     reading();
 
     const planning = this.#clock("plan");
-    const plan = makePlan({
+    const made = makePlan({
       header: {
         labctl: this.#parts.version,
         id: newId(),
@@ -164,6 +164,12 @@ export class Session implements LabSession {
       outputs: this.lab.outputs,
       stateOutputs: view.outputs,
     });
+    // Why a machine cannot be reached is told in its own words. Nothing else is touched: what the plan says is carried out.
+    const { redactor } = this.#parts;
+    const actions = made.actions.map((action) =>
+      action.action === "blocked" ? { ...action, reason: redactor.redactDeep(action.reason) } : action,
+    );
+    const plan: Plan = { ...made, actions };
     planning();
     bus.emit({ type: "plan.made", plan });
     return plan;
@@ -174,7 +180,8 @@ export class Session implements LabSession {
     const started = performance.now();
     const command = plan.mode === "destroy" ? "destroy" : plan.mode === "refresh-only" ? "refresh" : "apply";
     const finish = (result: RunSummary["result"], exit_code: number, more: Partial<RunSummary> = {}): RunSummary => {
-      const summary: RunSummary = {
+      // What goes to listeners is redacted on its way; what is handed back is printed too.
+      const summary: RunSummary = this.#parts.redactor.redactDeep({
         command,
         result,
         exit_code,
@@ -183,7 +190,7 @@ export class Session implements LabSession {
         problems: [],
         manual_steps: [],
         ...more,
-      };
+      });
       this.bus.emit({ type: "run.finished", summary });
       return summary;
     };

@@ -22,6 +22,7 @@ import type { PlanKind, PlanReading } from "./kind.ts";
 import type { PlanInput } from "./input.ts";
 import { dig, type ReferenceSources, resolveMap } from "./resolve.ts";
 import {
+  concealed,
   diffOf,
   driftOf,
   encodeObserved,
@@ -105,7 +106,7 @@ export class Decider {
         ...verdict,
         ...(before !== undefined && { before }),
         after,
-        desired: encodeValue(resource.desired, this.#input.seal),
+        desired: encodeValue(concealed(resource.desired, kind), this.#input.seal),
         changes:
           verdict.action === "create" ? creation(resolved, this.#input.seal) : verdict.action === "noop" ? [] : changes,
         drift,
@@ -133,15 +134,7 @@ export class Decider {
   #resolve(resource: Resource, kind: PlanKind): { resolved: ValueMap; view: View } {
     const derived = this.#input.derived.get(resource.address) ?? {};
     const plain: ValueMap = { ...resolveMap(resource.desired, this.sources()), ...derived };
-    const view = viewOf(plain, kind);
-    // A digest derived from secret content is as secret as the content.
-    const secret = new Set([...(kind.taints?.(view.sensitive, view.plain) ?? []), ...view.sensitive]);
-    const resolved = Object.fromEntries(
-      Object.entries(plain).map(([key, value]) => [
-        key,
-        secret.has(key) && isPlain(value) ? new Sensitive(value) : value,
-      ]),
-    );
+    const resolved = concealed(plain, kind);
     return { resolved, view: viewOf(resolved, kind) };
   }
 
@@ -424,14 +417,5 @@ function adopts(after: Plain): boolean {
     typeof after === "object" &&
     !Array.isArray(after) &&
     (after as Record<string, Plain>)["adopt"] === true
-  );
-}
-
-function isPlain(value: Value | undefined): value is Plain {
-  return (
-    value !== undefined &&
-    !(value instanceof Sensitive) &&
-    !(value instanceof Unknown) &&
-    viewOf({ value }, undefined).unknown.size === 0
   );
 }

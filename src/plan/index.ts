@@ -11,5 +11,6 @@ export {
   observedTaints,
   priorOf,
   type View,
+  concealed,
   viewOf,
 } from "./view.ts";

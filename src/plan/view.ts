@@ -66,6 +66,23 @@ export function viewOf(value: ValueMap, kind: PlanKind | undefined): View {
   return { plain, sensitive, unknown };
 }
 
+/**
+ * Properties with those wrapped that the kind calls secret (content of a file that is marked `sensitive`, digests of what
+ * comes from a secret), so that no encoding shows them. What cannot be revealed stays as it is.
+ */
+export function concealed(value: ValueMap, kind: PlanKind | undefined): ValueMap {
+  const { sensitive, plain } = viewOf(value, kind);
+  const secret = new Set([...sensitive, ...(kind?.taints?.(sensitive, plain) ?? [])]);
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [key, secret.has(key) && isRevealed(item) ? new Sensitive(item) : item]),
+  );
+}
+
+function isRevealed(value: Value | undefined): value is Plain {
+  if (value === undefined || value instanceof Sensitive || value instanceof Sealed) return false;
+  return viewOf({ value }, undefined).unknown.size === 0;
+}
+
 function join(path: string, key: string): string {
   return path === "" ? key : `${path}.${key}`;
 }
