@@ -22,7 +22,8 @@ export function createEngine(parts: EngineParts): OpenLab {
     bus.emit({ type: "phase.started", phase: "load" });
     const documents = await loadDocuments(selection);
     const external = await loadProviders(documents.root, documents.providers);
-    const kinds = kindTable([...(await parts.builtin()), ...external.providers]);
+    const places = new Map(external.providers.map((one, i) => [one, documents.providers[i]?.at] as const));
+    const kinds = kindTable([...(await parts.builtin()), ...external.providers], places);
     const loaded = await buildLab(documents, [...kinds.values()]);
     for (const warning of loaded.warnings) {
       bus.emit({

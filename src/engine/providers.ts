@@ -6,7 +6,7 @@ import { dirname, join, relative, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import semver from "semver";
 import { LabError } from "../diagnostics/index.ts";
-import type { ProviderRequirement } from "../model/index.ts";
+import type { ProviderRequirement, SourceRange } from "../model/index.ts";
 import { API_VERSION, type Kind, type Provider } from "../provider/index.ts";
 import { answerToOwnName } from "./self.ts";
 
@@ -35,23 +35,26 @@ export async function loadProviders(
   const used: LockedProvider[] = [];
   for (const requirement of requirements) {
     const found = await locate(root, requirement);
-    const entry: LockedProvider = {
-      name: requirement.name,
-      source: requirement.source,
-      version: found.version,
-      integrity: await digestTree(found.folder),
-    };
-    checkVersion(requirement, found.version);
-    checkLock(requirement, entry, locked.get(requirement.name));
-    providers.push(await load(requirement, found.entry));
-    used.push(entry);
+    const { name, source } = requirement;
+    const integrity = await digestTree(found.folder);
+    // A file alone says its version only once it runs; nothing runs that the lock does not know.
+    if (found.version !== undefined) checkVersion(requirement, found.version);
+    checkLock(requirement, { version: found.version, integrity }, locked.get(name));
+    const provider = await load(requirement, found.entry);
+    const version = found.version ?? provider.version;
+    checkVersion(requirement, version);
+    providers.push(provider);
+    used.push({ name, source, version, integrity });
   }
   const changed = used.some((one) => locked.get(one.name)?.integrity !== one.integrity) || locked.size !== used.length;
   return { providers, lock: { used, write: () => (changed ? writeLock(path, used) : Promise.resolve()) } };
 }
 
-/** The table of all kinds; two that claim one name or one section are an error. */
-export function kindTable(providers: readonly Provider[]): Map<string, Kind> {
+/** The table of all kinds; two that claim one name or one section are an error, at the place that names the provider. */
+export function kindTable(
+  providers: readonly Provider[],
+  places: ReadonlyMap<Provider, SourceRange | undefined> = new Map(),
+): Map<string, Kind> {
   const kinds = new Map<string, Kind>();
   const sections = new Map<string, string>();
   for (const provider of providers) {
@@ -63,10 +66,12 @@ export function kindTable(providers: readonly Provider[]): Map<string, Kind> {
           ? `the section "${kind.section.name}"`
           : undefined;
       if (taken !== undefined) {
+        const at = places.get(provider);
         throw new LabError(
           "E_PROVIDER_INVALID",
           `the provider "${provider.name}" brings ${taken}, which another one brings already`,
           {
+            ...(at !== undefined && { at }),
             hint: "only one of the two can be used in a lab",
           },
         );
@@ -81,7 +86,8 @@ export function kindTable(providers: readonly Provider[]): Map<string, Kind> {
 interface Located {
   readonly entry: string;
   readonly folder: string;
-  readonly version: string;
+  /** Of its package; undefined for a file alone. */
+  readonly version: string | undefined;
 }
 
 async function locate(root: string, requirement: ProviderRequirement): Promise<Located> {
@@ -99,7 +105,7 @@ async function locate(root: string, requirement: ProviderRequirement): Promise<L
       const manifest = await readManifest(path);
       return { entry: resolve(path, manifest.main), folder: path, version: manifest.version };
     }
-    return { entry: path, folder: path, version: "0.0.0" };
+    return { entry: path, folder: path, version: undefined };
   } catch (cause) {
     if (cause instanceof LabError) throw cause;
     throw new LabError(
@@ -155,17 +161,16 @@ function checkVersion(requirement: ProviderRequirement, version: string): void {
   );
 }
 
-function checkLock(requirement: ProviderRequirement, now: LockedProvider, locked: LockedProvider | undefined): void {
-  if (
-    locked === undefined ||
-    locked.source !== now.source ||
-    locked.version !== now.version ||
-    locked.integrity === now.integrity
-  )
-    return;
+function checkLock(
+  requirement: ProviderRequirement,
+  now: { readonly version: string | undefined; readonly integrity: string },
+  locked: LockedProvider | undefined,
+): void {
+  if (locked === undefined || locked.source !== requirement.source || locked.integrity === now.integrity) return;
+  if (now.version !== undefined && locked.version !== now.version) return;
   throw new LabError(
     "E_PROVIDER_INTEGRITY",
-    `the provider "${requirement.name}" ${now.version} is not the one that labctl.lock was written for`,
+    `the provider "${requirement.name}" ${locked.version} is not the one that labctl.lock was written for`,
     {
       at: requirement.at,
       hint: "its files changed under the same version. If that is right, remove its entry from labctl.lock; the next apply writes it anew",
