@@ -12,7 +12,6 @@ import {
   type Row,
   Sealed,
   type SecretSource,
-  Sensitive,
   Template,
   Unknown,
   type Value,

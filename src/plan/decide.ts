@@ -14,7 +14,6 @@ import {
   type Row,
   sameEncoded,
   Sensitive,
-  Unknown,
   type Value,
   type ValueMap,
 } from "../model/index.ts";

@@ -13,7 +13,7 @@ import { renderPlan } from "../renderers/plan.ts";
 import { renderSummary } from "../renderers/summary.ts";
 import { formatValue, nameOf } from "../renderers/value.ts";
 import { SCOPE } from "../state-access.ts";
-import { styleOf } from "./plan.ts";
+import { showBlocked, styleOf } from "./plan.ts";
 import {
   addPlanningOptions,
   addressArgument,
@@ -211,6 +211,7 @@ async function change(context: Context, what: Change): Promise<number> {
       if (!term.options.json) term.out(renderPlan(plan, styleOf(term)));
       const lists = flags.force === true && plan.actions.some((action) => action.action === "blocked");
       if (!doesSomething(plan) && !lists) {
+        if (!term.options.json) showBlocked(term, plan);
         await showOutputs(context, work);
         return settled(plan, what.command, started);
       }

@@ -2,13 +2,15 @@ import type { Command } from "commander";
 import { resolve } from "node:path";
 import { LabError, toLabError } from "../../diagnostics/index.ts";
 import { writeJson } from "../../events/index.ts";
+import type { Plan } from "../../model/index.ts";
 import { type Context, selectionOf } from "../context.ts";
 import { summaryOf, withLab } from "../lab.ts";
 import type { Host } from "../program.ts";
-import type { Style } from "../renderers/paint.ts";
+import { paintFor, type Style } from "../renderers/paint.ts";
 import { renderPlan } from "../renderers/plan.ts";
+import { renderProblem } from "../renderers/summary.ts";
 import type { Terminal } from "../terminal.ts";
-import { addPlanningOptions, planExit, planOptions, type PlanningFlags } from "./planning.ts";
+import { addPlanningOptions, blockedProblems, planExit, planOptions, type PlanningFlags } from "./planning.ts";
 
 interface PlanFlags extends PlanningFlags {
   readonly out?: string;
@@ -57,10 +59,16 @@ async function plan(context: Context, spec: string | undefined, flags: PlanFlags
         term.out(renderPlan(made, styleOf(term)));
         if (flags.out !== undefined)
           term.out(`\nSaved to ${flags.out}: \`labctl apply ${flags.out}\` does exactly this.`);
+        showBlocked(term, made);
       }
       return summaryOf("plan", planExit(made, flags.detailedExitcode === true), started);
     },
   );
+}
+
+/** What is in the way, each once, with what to do about it. */
+export function showBlocked(term: Terminal, plan: Plan): void {
+  for (const problem of blockedProblems(plan)) term.err(renderProblem(problem, paintFor({ color: term.errColor })));
 }
 
 export function styleOf(term: Terminal): Style {
