@@ -1,8 +1,6 @@
-import pRetry, { AbortError } from "p-retry";
 import { LabError, toLabError, toProblem } from "../diagnostics/index.ts";
 import {
   type ActionType,
-  formatDuration,
   type Plain,
   type PlannedAction,
   type PropertyChange,
@@ -11,6 +9,7 @@ import {
 } from "../model/index.ts";
 import { diffOf, maskChanges, priorOf } from "../plan/index.ts";
 import type { Kind, OperationContext, Outcome, ReconcileItem } from "../provider/index.ts";
+import { timelyError, withAttempts, withTimeout } from "./attempts.ts";
 import { assertInsideEnvelope } from "./envelope.ts";
 import { LineOutput } from "./output.ts";
 import type { ExecutorPorts, PlainMap } from "./ports.ts";
@@ -214,7 +213,7 @@ export class Operations {
         await this.#end({ op: op?.id ?? "", result: "failed" });
         const { retry, mayRetry } = this.#retryPolicy(one.target);
         if (signal.aborted || retry.attempts === 0 || !mayRetry(error)) {
-          out.set(address, { error: this.#timely(error, bounded, signal, timeout) });
+          out.set(address, { error: timelyError(error, bounded, signal, timeout) });
           return;
         }
         this.#announceRetry(one.target, 1, retry.delay, error);
@@ -397,42 +396,13 @@ export class Operations {
     run: (attempt: number, bounded: AbortSignal) => Promise<T>,
   ): Promise<T> {
     const { retry, mayRetry } = this.#retryPolicy(target);
-    return pRetry(
-      async (count) => {
-        const bounded = withTimeout(signal, target.options.timeout);
-        try {
-          return await run(first + count - 1, bounded);
-        } catch (error) {
-          if (error instanceof JournalError) throw new AbortError(error);
-          const timely = this.#timely(error, bounded, signal, target.options.timeout);
-          // p-retry takes TypeErrors for defects; whatever a handler throws is wrapped so that the policy alone decides.
-          const failure = timely instanceof Error ? timely : new Error(String(timely));
-          throw signal.aborted || !mayRetry(failure) ? new AbortError(failure) : toLabError(failure);
-        }
-      },
-      {
-        retries: Math.max(0, retry.attempts - (first - 1)),
-        minTimeout: retry.delay,
-        maxTimeout: retry.max_delay,
-        factor: 2,
-        onFailedAttempt: (error) => {
-          if (error.retriesLeft > 0) {
-            const delay = Math.min(retry.max_delay, retry.delay * 2 ** (error.attemptNumber - 1));
-            this.#announceRetry(target, first + error.attemptNumber - 1, delay, error);
-          }
-        },
-        signal,
-      },
-    );
-  }
-
-  /** A handler that was stopped by the resource's own timeout failed for that reason and no other. */
-  #timely(error: unknown, bounded: AbortSignal, outer: AbortSignal, timeout: number | undefined): unknown {
-    if (!bounded.aborted || outer.aborted || timeout === undefined || timeout === 0) return error;
-    return new LabError("E_TIMEOUT", `not done after ${formatDuration(timeout)}`, {
-      cause: error,
-      retryable: true,
-      hint: "raise the resource's `timeout:`, or see its log for where it stands still",
+    return withAttempts(run, {
+      retry,
+      first,
+      signal,
+      timeout: target.options.timeout,
+      mayRetry: (error) => !(error instanceof JournalError) && mayRetry(error),
+      onRetry: (attempt, delay, error) => this.#announceRetry(target, attempt, delay, error),
     });
   }
 
@@ -445,10 +415,6 @@ export class Operations {
       problem: toProblem(error),
     });
   }
-}
-
-function withTimeout(signal: AbortSignal, timeout: number | undefined): AbortSignal {
-  return timeout === undefined ? signal : AbortSignal.any([signal, AbortSignal.timeout(timeout)]);
 }
 
 function sleep(ms: number, signal: AbortSignal): Promise<void> {

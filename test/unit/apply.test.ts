@@ -185,6 +185,39 @@ describe("apply", () => {
     expect(finished()).toEqual({ "thing.a": "cancelled", "thing.b": "cancelled" });
   });
 
+  it("a cancelled operation is waited for until it has ended what it began, and is on record as failed", async () => {
+    const soft = new AbortController();
+    let ended = false;
+    const base = memoryKind(world, { kind: "slow" });
+    const slow = {
+      ...base,
+      reconcile: (ctx: { signal: AbortSignal }) =>
+        new Promise<never>((_, reject) => {
+          setTimeout(() => soft.abort(), 5);
+          ctx.signal.addEventListener("abort", () =>
+            setTimeout(() => {
+              ended = true;
+              reject(new LabError("E_CANCELLED", "cancelled"));
+            }, 50),
+          );
+        }),
+    };
+    lab = new MemoryLab([slow], state);
+    const result = await lab.apply(await lab.plan([resource("slow.a")]), { soft: soft.signal });
+    expect(ended).toBe(true);
+    expect(result.cancelled).toBe(true);
+    expect(state.journal).toEqual(["begin create slow.a", "end failed slow.a"]);
+  });
+
+  it("a pause between attempts is cut short by Ctrl-C", async () => {
+    const soft = new AbortController();
+    world.failures.set("thing.a", [boom(), boom()]);
+    const options = { retry: { attempts: 2, delay: 60_000, max_delay: 60_000 } };
+    setTimeout(() => soft.abort(), 30);
+    const result = await lab.apply(await lab.plan([resource("thing.a", { options })]), { soft: soft.signal });
+    expect(result.cancelled).toBe(true);
+  });
+
   it("a resource's timeout ends it as such", async () => {
     const slow = memoryKind(world, { kind: "slow" });
     const hanging = {
