@@ -181,6 +181,8 @@ export const module = defineKind({
   schema,
   attributes,
   ownership: "shared",
+  // Nothing that was not written here has loaded a module through it yet.
+  experimental: true,
   after: (_desired, siblings) => afterForModule(siblings),
   readMany: (ctx, items) => readByMachine(ctx, items, probe),
   diff: ({ desired, observed }) => diffModule(desired, observed),
