@@ -1,9 +1,14 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Client, ClientChannel, SFTPWrapper } from "ssh2";
 import type { Duplex } from "node:stream";
 import { LabError } from "../../diagnostics/index.ts";
 import type { Address } from "../../model/index.ts";
 import { type Deferred, deferred } from "../deferred.ts";
 import type { RunningProcess } from "../link.ts";
+
+/** How often a server that refuses even a single session is asked, and how long it is left alone between. */
+const REFUSALS = 20;
+const REFUSED_PAUSE_MS = 50;
 
 /** The server said no to one more channel; the connection itself is well. */
 class ChannelRefused extends Error {}
@@ -141,7 +146,7 @@ export class Connection {
 
   /** Runs `use` with one of the channels the server allows; asks for fewer when the server refuses. */
   async #withSlot<T>(signal: AbortSignal | undefined, use: (release: () => void) => Promise<T>): Promise<T> {
-    for (;;) {
+    for (let refused = 0; ; ) {
       await this.#acquire(signal);
       let released = false;
       const release = (): void => {
@@ -156,6 +161,12 @@ export class Connection {
         release();
         if (!(error instanceof ChannelRefused)) throw error;
         if (this.#used === 0) {
+          // The server may still count a session that has just ended here: it is asked again for a moment.
+          refused += 1;
+          if (refused < REFUSALS && this.#lost === undefined) {
+            await sleep(REFUSED_PAUSE_MS);
+            continue;
+          }
           throw new LabError("E_CONNECT", `${this.#name} refuses to open a session: ${error.message}`, {
             address: this.#address,
             cause: error,
