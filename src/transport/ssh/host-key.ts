@@ -23,11 +23,12 @@ export interface HostKeyPolicy {
   readonly files: readonly string[];
 }
 
+/** Appends to one file follow each other, also those of several pools; each looks first whether the line is there. */
+const WRITING = new Map<string, Promise<void>>();
+
 /** Keys that accept-new took. While only looking, they count for this pool; they are written once that is allowed. */
 export class AcceptedKeys {
   readonly #keys = new Map<string, Buffer>();
-  /** Appends to one file follow each other. */
-  readonly #writing = new Map<string, Promise<void>>();
   #later: (() => Promise<void>)[] | undefined;
 
   constructor(readOnly: boolean) {
@@ -54,9 +55,9 @@ export class AcceptedKeys {
     for (const write of later) await write();
   }
   async #exclusively(file: string, write: () => Promise<void>): Promise<void> {
-    const before = this.#writing.get(file) ?? Promise.resolve();
+    const before = WRITING.get(file) ?? Promise.resolve();
     const own = before.catch(() => undefined).then(write);
-    this.#writing.set(file, own);
+    WRITING.set(file, own);
     await own;
   }
 }
