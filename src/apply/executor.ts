@@ -18,6 +18,7 @@ import { batches, JournalError, Operations } from "./operation.ts";
 import { resolveOutputs } from "./outputs.ts";
 import type { ExecutorPorts } from "./ports.ts";
 import { type Done, Reversal } from "./reversal.ts";
+import { quoteWord } from "../transport/shell.ts";
 import { manualStep, type Target, TargetMaker } from "./target.ts";
 
 export interface ExecuteOptions {
@@ -326,7 +327,7 @@ class Execution {
     for (const action of this.#plan.actions) {
       if (action.action !== "blocked" || action.reason.code === "prevented") continue;
       const how = await this.#byHand(action, blockedError(action));
-      this.#manual.push(`${how}; then \`labctl state rm '${action.address}'\``);
+      this.#manual.push(`${how}; then \`labctl state rm ${quoteWord(action.address)}\``);
     }
   }
 
