@@ -77,6 +77,28 @@ export const CODES = {
   E_SUDO: { exit: 6, title: "no root rights on a host" },
   E_REBOOT: { exit: 6, title: "a host did not come back" },
 
+  // Artifacts
+  E_ARTIFACT_NOT_FOUND: { exit: 8, title: "no such build or artifact" },
+  E_ARTIFACT_AMBIGUOUS: { exit: 3, title: "several builds fit" },
+  E_ARTIFACT_CORRUPT: { exit: 6, title: "an artifact is damaged" },
+  E_ARTIFACT_STORE: { exit: 6, title: "the artifact store cannot be used" },
+  E_ARTIFACT_STORE_FULL: { exit: 6, title: "the artifact store is full" },
+
+  // Builds
+  E_SOURCE_UNRESOLVED: { exit: 3, title: "a source that does not resolve" },
+  E_SOURCE_FETCH: { exit: 6, title: "a source cannot be fetched" },
+  E_SOURCE_CORRUPT: { exit: 6, title: "a source that is not what was announced" },
+  E_INSTRUMENTATION_CONFLICT: { exit: 3, title: "instrumentation that cannot be together" },
+  E_KCONFIG_DEFCONFIG: { exit: 3, title: "no such defconfig" },
+  E_KCONFIG_SYNTAX: { exit: 3, title: "a configuration fragment that cannot be read" },
+  E_KCONFIG_DROPPED: { exit: 6, title: "the kernel's configuration dropped a symbol" },
+  E_BUILD_FAILED: { exit: 6, title: "a build failed" },
+  E_BUILD_TOOL: { exit: 6, title: "a build server lacks a tool" },
+  E_BUILD_TIMEOUT: { exit: 6, title: "a build took too long" },
+  E_BUILD_DISK: { exit: 6, title: "a build server's disk is full" },
+  E_BUILD_LOST: { exit: 6, title: "a build ended without a result" },
+  E_BUILD_OUTPUT: { exit: 6, title: "a build did not make what it should" },
+
   // Doing
   E_COMMAND_FAILED: { exit: 6, title: "a command failed" },
   E_TIMEOUT: { exit: 6, title: "it took too long" },
