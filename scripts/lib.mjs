@@ -43,12 +43,15 @@ const PEERS = {
   sshd: "openssh-server",
   "ssh-keygen": "openssh-client",
   sudo: "sudo",
-  busybox: "busybox",
+  // Without shared libraries: it also is the userland of guests.
+  busybox: "busybox-static",
   ip: "iproute2",
   dash: "dash",
   zsh: "zsh",
   fish: "fish",
   faketime: "faketime",
+  "qemu-system-x86_64": "qemu-system-x86",
+  "qemu-system-aarch64": "qemu-system-arm",
 };
 
 function has(program) {
