@@ -1,0 +1,32 @@
+export type {
+  ArtifactStore,
+  ArtifactStoreOptions,
+  BlobSource,
+  CheckFinding,
+  CheckReport,
+  FetchedArtifact,
+  HostTarget,
+  HostTransferOptions,
+  PutOptions,
+  SentArtifact,
+  StoredBlob,
+  StoreNotice,
+} from "./ports.ts";
+export type {
+  Artifact,
+  ArtifactType,
+  BlobInfo,
+  BuildMaterial,
+  BuildQuery,
+  BuildRecord,
+  BuildStatus,
+  GcPlan,
+  GcResult,
+  RetentionPolicy,
+  TransferProgress,
+} from "./types.ts";
+export { ARTIFACT_TYPES, BUILD_STATUSES } from "./types.ts";
+export { demandArtifact, demandBuild, findBuild, type Lookup } from "./lookup.ts";
+export { type ProvenanceStatement, provenanceOf } from "./provenance.ts";
+export { blobsOf, DEFAULT_RETENTION, digestsIn, GRACE_MS, planGc } from "./retention.ts";
+export { createArtifactStore } from "./store.ts";
