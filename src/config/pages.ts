@@ -1,5 +1,5 @@
 import { childAddress } from "../model/index.ts";
-import type { Kind, Schema } from "../provider/index.ts";
+import type { Kind, Schema, SpecDocument } from "../provider/index.ts";
 import { keySchemaOf, KindTables, optionsOf, userSchema } from "./tables.ts";
 import { expected } from "./types.ts";
 import { fixedSections, OPTIONS, PIPELINE_SECTIONS } from "./top.ts";
@@ -13,7 +13,7 @@ export function kindReference(kind: Kind, kinds: Iterable<Kind> = [kind]): strin
   const { section } = kind;
   const where =
     section.within === undefined
-      ? `\`${section.name}:\` in lab.yaml`
+      ? `\`${section.name}:\` in ${tables.documentOf(kind)}.yaml`
       : `\`${section.name}:\` inside a ${section.within}`;
   const keys = keySchemaOf(kind);
   const attributes = Object.entries(kind.attributes.properties);
@@ -27,7 +27,7 @@ export function kindReference(kind: Kind, kinds: Iterable<Kind> = [kind]): strin
     ...facts(kind),
     "## Where it is written",
     "",
-    `Under ${where}, as a ${section.shape} ${section.shape === "map" ? `from \`${section.key}\` to properties` : `of \`${section.key}\`s, or of maps that hold \`${section.key}\``}.`,
+    `Under ${where}, ${shapeOf(section)}.`,
     `Its address is \`${exampleAddress(kind, tables)}\`.`,
     ...(keys.description === undefined ? [] : ["", `\`${section.key}\`: ${keys.description}`]),
     "",
@@ -83,6 +83,14 @@ function facts(kind: Kind): string[] {
 export function labReference(kinds: readonly Kind[]): string {
   const tables = new KindTables(kinds);
   const fixed = Object.entries(fixedSections(kinds));
+  const sections = (which: SpecDocument): string[] => [
+    "| section | kind | what |",
+    "| --- | --- | --- |",
+    ...kinds
+      .filter((kind) => tables.documentOf(kind) === which)
+      .map((kind) => `| \`${sectionPath(kind, tables)}\` | [${kind.kind}](./${kind.kind}.md) | ${cell(kind.title)} |`),
+    "",
+  ];
   return [
     NOTE,
     "",
@@ -90,16 +98,7 @@ export function labReference(kinds: readonly Kind[]): string {
     "",
     "What a lab is. Sections that kinds bring:",
     "",
-    "| section | kind | what |",
-    "| --- | --- | --- |",
-    ...kinds.map((kind) => {
-      const path =
-        kind.section.within === undefined
-          ? kind.section.name
-          : `${sectionOf(kind.section.within, tables)}.*.${kind.section.name}`;
-      return `| \`${path}\` | [${kind.kind}](./${kind.kind}.md) | ${cell(kind.title)} |`;
-    }),
-    "",
+    ...sections("lab"),
     ...fixed.flatMap(([name, schema]) => [`## ${name}`, "", ...describeSection(schema)]),
     "## What every resource can have",
     "",
@@ -110,6 +109,9 @@ export function labReference(kinds: readonly Kind[]): string {
     ...REFERENCES,
     "# pipeline.yaml",
     "",
+    "What is built, deployed, proved and tested on a lab. Sections that kinds bring:",
+    "",
+    ...sections("pipeline"),
     ...rows({ type: "object", properties: PIPELINE_SECTIONS }, false),
     "",
   ].join("\n");
@@ -133,8 +135,10 @@ const REFERENCES = [
   "",
 ];
 
-function sectionOf(kind: string, tables: KindTables): string {
-  return tables.kinds.get(kind)?.section.name ?? kind;
+function sectionPath(kind: Kind, tables: KindTables): string {
+  const { within, name } = kind.section;
+  if (within === undefined) return name;
+  return `${tables.kinds.get(within)?.section.name ?? within}.*.${name}`;
 }
 
 function describeSection(schema: Schema): string[] {
@@ -188,6 +192,7 @@ function moreOf(schema: Schema): string {
     out.push(`For example ${schema.examples.map((one) => `\`${JSON.stringify(one)}\``).join(", ")}.`);
   }
   if (notes?.replace === true) out.push("A change replaces the resource.");
+  if (notes?.restart === true) out.push("A change restarts it.");
   if (notes?.sensitive === true) out.push("Never shown or stored.");
   if (notes?.shell === true) out.push("Run by a shell: holds no references.");
   if (notes?.refers !== undefined) out.push(`Names a ${notes.refers}, which comes first.`);
@@ -202,7 +207,14 @@ function lowerFirst(text: string): string {
   return /^[A-Z][a-z ]/.test(text) ? text[0]?.toLowerCase() + text.slice(1) : text;
 }
 
-function exampleKey(kind: Kind): string {
+function shapeOf(section: Kind["section"]): string {
+  if (section.shape === "one") return "at most once";
+  if (section.shape === "map") return `as a map from \`${section.key}\` to properties`;
+  return `as a list of \`${section.key}\`s, or of maps that hold \`${section.key}\``;
+}
+
+function exampleKey(kind: Kind): string | undefined {
+  if (kind.section.key === undefined) return undefined;
   const schema = keySchemaOf(kind);
   const named = kind.schema.properties[kind.section.key];
   const example = [...(schema.examples ?? []), ...(named?.examples ?? [])].find((one) => typeof one === "string");
@@ -243,6 +255,10 @@ function exampleOf(kind: Kind): string {
   const head = section.within === undefined ? [] : [`# inside a ${section.within}`];
   if (section.shape === "list")
     return [...head, `${indent}${section.name}: [${JSON.stringify(exampleKey(kind))}]`].join("\n");
+  if (section.shape === "one") {
+    if (lines.length === 0) return [...head, `${indent}${section.name}: {}`].join("\n");
+    return [...head, `${indent}${section.name}:`, ...lines.map((line) => `${indent}  ${line}`)].join("\n");
+  }
   const body =
     lines.length === 0
       ? [`${indent}  ${exampleKey(kind)}: {}`]

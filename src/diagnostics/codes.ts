@@ -111,6 +111,15 @@ export const CODES = {
   E_BLOCKED: { exit: 5, title: "it cannot be read, so it was left alone" },
   E_DEPENDENCY_FAILED: { exit: 6, title: "something it needs failed" },
   E_PACKAGE: { exit: 6, title: "a package cannot be installed" },
+
+  // Virtual machines
+  E_NETWORK_OVERLAP: { exit: 3, title: "a network that overlaps another" },
+  E_DISK_FIT: { exit: 8, title: "a disk that does not fit" },
+  E_IMAGE_ARCH: { exit: 3, title: "an image of another architecture" },
+  E_IMAGE_FORMAT: { exit: 3, title: "an image of another format" },
+  E_VM_UNSUPPORTED: { exit: 8, title: "a machine that the host cannot run" },
+  E_LIBVIRT_XML: { exit: 6, title: "an answer of libvirt that cannot be read" },
+
   E_CANCELLED: { exit: 130, title: "cancelled" },
 } as const satisfies Record<string, { exit: number; title: string }>;
 

@@ -5,6 +5,8 @@
 export interface Annotations {
   /** A change of this property replaces the resource. */
   readonly replace?: boolean;
+  /** A change of this property restarts the resource where it runs; without it, and without `replace`, it changes live. */
+  readonly restart?: boolean;
   /** Always treated as sensitive, wherever it comes from. */
   readonly sensitive?: boolean;
   /** Observed, but moves by itself: never drift (free disk, load). */
