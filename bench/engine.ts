@@ -28,6 +28,7 @@ function spec(count: number): Resource[] {
   return Array.from({ length: count }, (_, i) => ({
     address: `cell.c${i}`,
     kind: "cell",
+    scope: "lab",
     desired: { name: `c${i}`, value: i },
     // A tree ten wide: dependencies are part of what is measured.
     depends: i === 0 ? [] : [`cell.c${Math.floor((i - 1) / 10)}`],
@@ -57,11 +58,9 @@ async function plan(resources: readonly Resource[], kinds: ReadonlyMap<string, K
       id: "bench",
       created_at: "",
       lab: "bench",
-      scope: "lab",
       spec: [],
-      lineage: session.lineage,
-      serial: session.serial,
-      settings: { root: "/", providers: [] },
+      scopes: { lab: { lineage: session.lineage, serial: session.serial } },
+      settings: { root: "/", selection: { vars: {}, var_files: [] }, providers: [] },
     },
     mode: "normal",
     resources,

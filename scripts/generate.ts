@@ -1,16 +1,16 @@
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { hostProvider } from "../providers/host/index.ts";
+import { builtinKinds } from "../src/cli/builtin.ts";
 import { kindReference, labReference, labSchema, pipelineSchema } from "../src/config/index.ts";
 
 /** Writes what is generated from the kinds: schemas and reference pages. With --check it only says what is stale. */
 async function main(argv: readonly string[]): Promise<number> {
   const root = packageRoot(dirname(fileURLToPath(import.meta.url)));
-  const kinds = hostProvider.kinds;
+  const kinds = await builtinKinds();
   const wanted = new Map<string, string>([
     ["schemas/lab.schema.json", json(labSchema(kinds))],
-    ["schemas/pipeline.schema.json", json(pipelineSchema())],
+    ["schemas/pipeline.schema.json", json(pipelineSchema(kinds))],
     ["docs/reference/lab.md", labReference(kinds)],
     ...kinds.map((kind) => [`docs/reference/${kind.kind}.md`, kindReference(kind, kinds)] as const),
   ]);

@@ -2,11 +2,11 @@ import type { EventBus } from "../events/port.ts";
 import type { ReferenceSources } from "../plan/index.ts";
 import type { Address, Plain, Resource, Row, Seal, SecretSource, Value } from "../model/index.ts";
 import type { Kind, KindContext } from "../provider/index.ts";
-import type { StateSession } from "../state/port.ts";
+import type { StateChanges, StateContent } from "../state/port.ts";
 
 /** All that the executor reaches the world through. */
 export interface ExecutorPorts {
-  readonly session: StateSession;
+  readonly session: StateContent & StateChanges;
   readonly kinds: ReadonlyMap<string, Kind>;
   readonly bus: EventBus;
   /** The context of handlers that act for this address; waits in it end with `signal`. */

@@ -10,6 +10,7 @@ import type { Terminal } from "./terminal.ts";
 export interface GlobalOptions {
   readonly file: readonly string[];
   readonly profile?: string;
+  readonly instance?: string;
   readonly var: readonly string[];
   readonly varFile: readonly string[];
   readonly json?: boolean;
@@ -48,11 +49,19 @@ export function selectionOf(context: Context, spec?: string): SpecSelection {
   return {
     paths: [...(spec === undefined ? [] : [spec]), ...globals.file],
     ...(globals.profile !== undefined && { profile: globals.profile }),
+    ...(globals.instance !== undefined && { instance: instanceName(globals.instance) }),
     vars,
     varFiles: globals.varFile,
     cwd: term.io.cwd,
     env: term.io.env,
   };
+}
+
+function instanceName(text: string): string {
+  if (/^[a-z0-9][a-z0-9-]*$/.test(text) && text.length <= 64) return text;
+  throw new LabError("E_USAGE", `--instance takes a name, not ${JSON.stringify(text)}`, {
+    hint: "lower-case letters, digits and -, for example --instance pr-1234",
+  });
 }
 
 export function whoAmI(env: Readonly<Record<string, string | undefined>>): string {

@@ -5,7 +5,7 @@ import type { Context } from "./context.ts";
 import { holdText } from "./renderers/rows.ts";
 import { visible } from "./renderers/text.ts";
 import { isMap as isPlainMap } from "./renderers/value.ts";
-import { activeHold, SCOPE } from "./state-access.ts";
+import { activeHold, readWhole } from "./state-access.ts";
 
 /** A machine of the lab: what the spec says of it, what the state knows, and whether it is held. */
 export interface Known {
@@ -15,7 +15,7 @@ export interface Known {
 }
 
 export async function hostsOf(context: Context, session: LabSession): Promise<Known[]> {
-  const view = await session.store.read(SCOPE);
+  const view = await readWhole(session.store);
   return session.lab.resources
     .filter((resource) => session.kinds.get(resource.kind)?.machine !== undefined)
     .map((resource) => ({

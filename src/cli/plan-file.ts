@@ -51,7 +51,7 @@ function parsePlan(text: string, path: string): Plan | undefined {
       },
     );
   }
-  for (const key of ["labctl", "id", "lab", "scope", "mode", "state", "settings"]) {
+  for (const key of ["labctl", "id", "lab", "mode", "state", "settings"]) {
     if (!(key in data)) {
       throw new LabError("E_PLAN_FILE", `the saved plan ${name} has no "${key}"`, { hint: "plan again with --out" });
     }

@@ -1,6 +1,7 @@
 import { Command, Help, Option } from "commander";
 import { countOption, durationOption, type Context, type GlobalOptions } from "./context.ts";
 import { registerApply } from "./commands/apply.ts";
+import { registerArtifact } from "./commands/artifact.ts";
 import { registerAuthor } from "./commands/author.ts";
 import { registerCompletion } from "./commands/completion.ts";
 import { registerHost } from "./commands/host.ts";
@@ -53,6 +54,7 @@ export function buildProgram(host: Host): Command {
     registerRuns,
     registerState,
     registerHost,
+    registerArtifact,
     registerCompletion,
   ]) {
     register(program, host);
@@ -74,6 +76,7 @@ function addGlobalOptions(program: Command): void {
       collect,
       [],
     )
+    .option("--instance <name>", "which of several instances of the pipeline that run at once")
     .option("--profile <name>", "merge lab.NAME.yaml and pipeline.NAME.yaml over the spec")
     .option("--var <name=value>", "set a variable (repeatable)", collect, [])
     .option("--var-file <path>", "set variables from a YAML or JSON file (repeatable)", collect, [])

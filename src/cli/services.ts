@@ -1,4 +1,5 @@
-import type { LocateState, OpenLab } from "../engine/port.ts";
+import type { ArtifactStore, StoreNotice } from "../artifacts/index.ts";
+import type { LocateState, OpenLab, SpecSelection } from "../engine/port.ts";
 import type { StateSettings } from "../model/index.ts";
 import type { Kind } from "../provider/index.ts";
 import type { StateStore } from "../state/port.ts";
@@ -8,6 +9,15 @@ export interface Services {
   openLab: OpenLab;
   locateState: LocateState;
   openStore(settings: StateSettings): Promise<StateStore>;
+  /**
+   * The store of artifacts beside this state; what any scope of the state refers to is pinned. `forRemoval`: rejects
+   * where the spec that says what is kept cannot be read.
+   */
+  openArtifacts(
+    selection: SpecSelection,
+    settings: StateSettings,
+    options: { readonly forRemoval: boolean; readonly onNotice?: (notice: StoreNotice) => void },
+  ): Promise<ArtifactStore>;
   /** The file in its normal form, comments kept. */
   formatSpec(text: string, file: string): Promise<string>;
   /** Files of a small working lab, by path below the folder. */

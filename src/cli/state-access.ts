@@ -2,13 +2,29 @@ import { hostname } from "node:os";
 import { LabError, Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
 import type { SpecSelection } from "../engine/port.ts";
 import { createEventBus, newRunId, RunRecorder } from "../events/index.ts";
-import type { Address, Hold, LockInfo, Row, StateSettings } from "../model/index.ts";
-import type { LockRequest, StateStore } from "../state/port.ts";
+import { type Address, type Hold, LAB_SCOPE, type LockInfo, type Row, type StateSettings } from "../model/index.ts";
+import {
+  type LockRequest,
+  openScopes,
+  readScopes,
+  type ScopedSession,
+  type ScopedView,
+  type StateStore,
+} from "../state/index.ts";
 import { type Context, whoAmI } from "./context.ts";
 import { summaryOf } from "./lab.ts";
 import { visible } from "./renderers/text.ts";
 
-export const SCOPE = "lab";
+/** Every scope that there is something of, as one: what people look at. Takes no lock. */
+export async function readWhole(store: StateStore): Promise<ScopedView> {
+  return readScopes(store, [...new Set([LAB_SCOPE, ...(await store.scopes())])]);
+}
+
+/** Every scope under its lock. */
+export async function openWhole(store: StateStore, request: LockRequest): Promise<ScopedSession> {
+  const own = [...new Set([LAB_SCOPE, ...(await store.scopes())])];
+  return openScopes(store, { own, others: [], route: () => LAB_SCOPE }, request);
+}
 
 export interface StateWork {
   readonly store: StateStore;

@@ -1,21 +1,14 @@
-import type { Provider } from "../provider/index.ts";
+import { builtinKinds, builtinProviders } from "./builtin.ts";
 import type { Services } from "./services.ts";
 import { version } from "./version.ts";
 
 /** The real parts, each loaded when it is first used. */
 export function wire(): Services {
-  const builtin = async (): Promise<readonly Provider[]> => {
-    const { hostProvider } = await import("../../providers/host/index.ts");
-    return [hostProvider];
-  };
-  const kinds: Services["kinds"] = async () => {
-    const all = (await builtin()).flatMap((provider) => provider.kinds);
-    return new Map(all.map((kind) => [kind.kind, kind]));
-  };
+  const kinds: Services["kinds"] = async () => new Map((await builtinKinds()).map((kind) => [kind.kind, kind]));
   return {
     openLab: async (selection, bus, redactor) => {
       const { createEngine } = await import("../engine/index.ts");
-      return createEngine({ version: version(), builtin })(selection, bus, redactor);
+      return createEngine({ version: version(), builtin: builtinProviders })(selection, bus, redactor);
     },
     locateState: async (selection) => {
       const { locateState } = await import("../engine/index.ts");
@@ -24,6 +17,26 @@ export function wire(): Services {
     openStore: async (settings) => {
       const { createFileStore } = await import("../state/index.ts");
       return createFileStore({ dir: settings.path });
+    },
+    openArtifacts: async (selection, settings, { forRemoval, onNotice }) => {
+      const [{ createArtifactStore, digestsIn }, { locateArtifacts }, { createFileStore }] = await Promise.all([
+        import("../artifacts/index.ts"),
+        import("../config/index.ts"),
+        import("../state/index.ts"),
+      ]);
+      const { store, retention, problem } = await locateArtifacts(selection, settings.path);
+      if (forRemoval && problem !== undefined) throw problem;
+      const states = createFileStore({ dir: settings.path });
+      return createArtifactStore({
+        root: store,
+        retention,
+        ...(onNotice && { onNotice }),
+        pins: async () => {
+          const pins = new Set<string>();
+          for (const scope of await states.scopes()) digestsIn((await states.read(scope)).rows, pins);
+          return pins;
+        },
+      });
     },
     kinds,
     formatSpec: async (text, file) => {
@@ -36,7 +49,7 @@ export function wire(): Services {
     },
     specSchema: async (which, known) => {
       const { labSchema, pipelineSchema } = await import("../config/index.ts");
-      return which === "lab" ? labSchema([...known.values()]) : pipelineSchema();
+      return which === "lab" ? labSchema([...known.values()]) : pipelineSchema([...known.values()]);
     },
     kindReference: async (kind, known) => {
       const { kindReference } = await import("../config/index.ts");

@@ -4,6 +4,10 @@ import {
   type Address,
   isMap,
   type Lab,
+  LAB_SCOPE,
+  pipelineScope,
+  type PlanSettings,
+  type Scope as StateScope,
   Sensitive,
   type Resource,
   type SourceRange,
@@ -11,6 +15,7 @@ import {
 } from "../model/index.ts";
 import type { Kind } from "../provider/index.ts";
 import type { SpecSelection } from "../engine/port.ts";
+import { readArtifacts } from "./artifacts.ts";
 import { check, type CheckContext } from "./check.ts";
 import { listed } from "./check-base.ts";
 import type { Documents } from "./documents.ts";
@@ -30,6 +35,8 @@ export interface LoadResult {
   readonly lab: Lab;
   /** Absolute folder of the lab's spec: relative paths in the lab are relative to it. */
   readonly root: string;
+  /** What named the spec, for saved plans. Without values of sensitive variables. */
+  readonly selection: PlanSettings["selection"];
   readonly warnings: readonly Diagnostic[];
   /** Values of sensitive variables: what resolveSecret() gives for a source `{ variable }`. */
   readonly variables: ReadonlyMap<string, Sensitive<string>>;
@@ -45,7 +52,7 @@ export async function buildLab(documents: Documents, kinds: readonly Kind[]): Pr
   const { problems, root, incomplete } = documents;
   const tables = new KindTables(kinds);
   const lab = documents.lab;
-  const { values, sections } = readTop(documents, kinds, tables);
+  const { values, pipeline, sections } = readTop(documents, kinds, tables);
   const scope = scopeOf(documents);
   const defaults = readDefaults(values);
   const groups = readGroups(values, lab);
@@ -76,12 +83,17 @@ export async function buildLab(documents: Documents, kinds: readonly Kind[]): Pr
   if (problems.hasErrors) throw new DiagnosticsError(problems.diagnostics());
 
   const name = values.get("name");
+  const scopes = scopesOf(documents, pipeline, tables);
   const members = membersOf(drafts);
   return {
     lab: {
       name: typeof name === "string" ? name : "lab",
       files: documents.files,
-      resources: [...drafts.values()].map((draft) => resourceOf(draft, depends.get(draft.address) ?? [])),
+      scopes: scopes.own,
+      resources: [...drafts.values()].map((draft) => ({
+        ...resourceOf(draft, depends.get(draft.address) ?? []),
+        scope: scopes.of(draft),
+      })),
       secrets: readSecrets(values, documents.sensitive),
       providers: documents.providers,
       groups: Object.fromEntries(
@@ -90,14 +102,26 @@ export async function buildLab(documents: Documents, kinds: readonly Kind[]): Pr
       limits: mapOf(values.get("limits")),
       defaults,
       state: readState(values, root),
+      artifacts: readArtifacts(values.get("artifacts"), root, readState(values, root).path),
       imports,
       moved,
       removed,
       outputs,
     },
     root,
+    selection: keptSelection(documents),
     warnings: problems.diagnostics(),
     variables: new Map([...documents.sensitive].map(([key, value]) => [key, new Sensitive(value)])),
+  };
+}
+
+function keptSelection({ selection, sensitive }: Documents): PlanSettings["selection"] {
+  const { profile, instance, vars, varFiles, cwd } = selection;
+  return {
+    ...(profile !== undefined && { profile }),
+    ...(instance !== undefined && { instance }),
+    vars: Object.fromEntries(Object.entries(vars).filter(([name]) => !sensitive.has(name))),
+    var_files: varFiles.map((file) => resolve(cwd, file)),
   };
 }
 
@@ -105,7 +129,21 @@ function mapOf(value: Value | undefined): Readonly<Record<string, Value>> {
   return isMap(value) ? value : {};
 }
 
-function resourceOf(draft: Draft, depends: readonly Address[]): Resource {
+/** Whose rows are kept where, and which of that the selection owns. */
+function scopesOf(
+  documents: Documents,
+  pipeline: string | undefined,
+  tables: KindTables,
+): { own: readonly StateScope[]; of(draft: Draft): StateScope } {
+  const { given, selection } = documents;
+  const second = pipelineScope(pipeline ?? "pipeline", selection.instance);
+  return {
+    own: [...(given.lab ? [LAB_SCOPE] : []), ...(given.pipeline && pipeline !== undefined ? [second] : [])],
+    of: (draft) => (tables.documentOf(draft.kind) === "pipeline" ? second : LAB_SCOPE),
+  };
+}
+
+function resourceOf(draft: Draft, depends: readonly Address[]): Omit<Resource, "scope"> {
   const places: [string, SourceRange][] = [...draft.places].map(([path, at]) => [path, rangeOf(at)]);
   return {
     address: draft.address,
@@ -147,7 +185,7 @@ function readTop(
   documents: Documents,
   kinds: readonly Kind[],
   tables: KindTables,
-): { values: Sections; sections: (readonly [Kind, Entry])[] } {
+): { values: Sections; pipeline: string | undefined; sections: (readonly [Kind, Entry])[] } {
   const { problems, root, lab, pipeline } = documents;
   const values = new Map<string, Value>();
   const sections: (readonly [Kind, Entry])[] = [];
@@ -171,14 +209,22 @@ function readTop(
     }
   }
   if (lab !== undefined && !documents.incomplete) required(lab, ["labctl", "name"], documents);
+  let pipelineName: string | undefined;
   for (const [key, entry] of pipeline?.entries ?? []) {
+    const kind = tables.pipeline.get(key);
     const schema = Object.hasOwn(PIPELINE_SECTIONS, key) ? PIPELINE_SECTIONS[key] : undefined;
-    if (schema === undefined) unknownSection(key, entry, Object.keys(PIPELINE_SECTIONS), LATER_PIPELINE, documents);
-    else
-      check(entry.value, schema, { path: "", label: `"${key}"`, at: entry.at }, { ...base, known: `in \`${key}:\`` });
+    if (kind !== undefined) sections.push([kind, entry]);
+    else if (schema === undefined) {
+      const known = [...Object.keys(PIPELINE_SECTIONS), ...tables.pipeline.keys()];
+      unknownSection(key, entry, known, LATER_PIPELINE, documents);
+    } else {
+      const spot = { path: "", label: `"${key}"`, at: entry.at };
+      const value = check(entry.value, schema, spot, { ...base, known: `in \`${key}:\`` });
+      if (key === "name" && typeof value === "string") pipelineName = value;
+    }
   }
   if (pipeline !== undefined && !documents.incomplete) required(pipeline, ["labctl", "name"], documents);
-  return { values, sections };
+  return { values, pipeline: pipelineName, sections };
 }
 
 function withoutLater(section: string, node: Entry["value"], documents: Documents): Entry["value"] {

@@ -1,5 +1,5 @@
 import { DURATION_PATTERN, SIZE_PATTERN } from "../model/index.ts";
-import type { Kind, Schema } from "../provider/index.ts";
+import type { Kind, Schema, SpecDocument } from "../provider/index.ts";
 import { expected } from "./types.ts";
 import { keySchemaOf, KindTables, optionsOf, userSchema } from "./tables.ts";
 import { fixedSections, OPTIONS, OUTPUT_DECLARATION, PIPELINE_SECTIONS } from "./top.ts";
@@ -38,32 +38,47 @@ export function labSchema(kinds: readonly Kind[]): PublishedSchema {
   for (const [name, schema] of Object.entries(fixed))
     properties[name] = name === "outputs" ? outputs(schema) : lenient(schema);
   for (const [name, kind] of tables.top) properties[name] = sectionSchema(kind);
+  return document("lab.yaml", "What a lab is: its machines and what stands on them.", "lab", properties, tables);
+}
+
+/** The schema of pipeline.yaml. */
+export function pipelineSchema(kinds: readonly Kind[]): PublishedSchema {
+  const tables = new KindTables(kinds);
+  const properties: Record<string, Schema> = {};
+  for (const [name, schema] of Object.entries(PIPELINE_SECTIONS)) properties[name] = lenient(schema);
+  for (const [name, kind] of tables.pipeline) properties[name] = sectionSchema(kind);
+  return document(
+    "pipeline.yaml",
+    "What is built, deployed, proved and tested on a lab.",
+    "pipeline",
+    properties,
+    tables,
+  );
+}
+
+function document(
+  title: string,
+  description: string,
+  which: SpecDocument,
+  properties: Readonly<Record<string, Schema>>,
+  tables: KindTables,
+): PublishedSchema {
   const definitions: Record<string, Schema> = {};
-  for (const kind of kinds) definitions[kind.kind] = resourceSchema(kind, tables);
-  for (const [name, schema] of Object.entries(OPTIONS)) definitions[`${OPTION}${name}`] = lenient(schema);
+  const own = [...tables.kinds.values()].filter((kind) => tables.documentOf(kind) === which);
+  for (const kind of own) definitions[kind.kind] = resourceSchema(kind, tables);
+  const used = new Set(own.flatMap((kind) => [...optionsOf(kind).keys()]));
+  for (const [name, schema] of Object.entries(OPTIONS))
+    if (used.has(name)) definitions[`${OPTION}${name}`] = lenient(schema);
   return {
     $schema: DRAFT,
-    title: "lab.yaml",
-    description: "What a lab is: its machines and what stands on them.",
+    title,
+    description,
     type: "object",
     properties,
     required: ["labctl", "name"],
     additionalProperties: false,
     definitions,
   } as PublishedSchema;
-}
-
-/** The schema of pipeline.yaml. */
-export function pipelineSchema(): PublishedSchema {
-  return {
-    $schema: DRAFT,
-    title: "pipeline.yaml",
-    description: "What is built, deployed, proved and tested on a lab.",
-    type: "object",
-    properties: Object.fromEntries(Object.entries(PIPELINE_SECTIONS).map(([name, schema]) => [name, lenient(schema)])),
-    required: ["labctl", "name"],
-    additionalProperties: false,
-  };
 }
 
 /** Kinds are words without a dot, so these names are free. */
@@ -75,6 +90,7 @@ function refTo(kind: Kind): Schema {
 
 function sectionSchema(kind: Kind): Schema {
   const keys = keySchemaOf(kind);
+  if (kind.section.shape === "one") return refTo(kind);
   if (kind.section.shape === "map") {
     return {
       type: ["object", "null"],

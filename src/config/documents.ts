@@ -26,6 +26,8 @@ export interface Documents {
   readonly selection: SpecSelection;
   /** Absolute folder of the lab's spec. */
   readonly root: string;
+  /** What the selection names. A lab that was only found through its pipeline is read, and not changed. */
+  readonly given: { readonly lab: boolean; readonly pipeline: boolean };
   readonly files: readonly SpecFile[];
   readonly providers: readonly ProviderRequirement[];
   readonly lab: MapNode | undefined;
@@ -45,7 +47,7 @@ export interface Documents {
 export async function loadDocuments(selection: SpecSelection): Promise<Documents> {
   const problems = new Problems();
   const reader = new SpecReader(selection.cwd, problems);
-  const { labs, pipelines, root } = await chooseFiles(selection, reader, problems);
+  const { labs, pipelines, root, given } = await chooseFiles(selection, reader, problems);
   let lab = unite(await reader.trees(labs), problems);
   let pipeline = unite(await reader.trees(pipelines), problems);
   if (selection.profile !== undefined) {
@@ -63,6 +65,7 @@ export async function loadDocuments(selection: SpecSelection): Promise<Documents
   return {
     selection,
     root,
+    given,
     files: reader.files.map((file) => ({ path: shownPath(file.path, root), sha256: file.sha256 })),
     providers: found,
     lab,
@@ -78,6 +81,7 @@ export interface ChosenFiles {
   readonly labs: readonly string[];
   readonly pipelines: readonly string[];
   readonly root: string;
+  readonly given: Documents["given"];
 }
 
 /** Which files are the lab's and which the pipeline's: by what stands in them, for `-f` takes any name. */
@@ -111,12 +115,18 @@ export async function chooseFiles(
       reader.failed = true;
     }
   }
+  const chosen = { lab: labs.length > 0, pipeline: pipelines.length > 0 };
   for (const path of labs.length > 0 ? [] : pipelines) {
     const lab = await labOfPipeline(path, reader, problems, selection.cwd);
     if (lab !== undefined) labs.push(lab);
   }
   const first = labs[0] ?? pipelines[0];
-  return { labs: [...new Set(labs)], pipelines, root: first === undefined ? resolve(selection.cwd) : dirname(first) };
+  return {
+    labs: [...new Set(labs)],
+    pipelines,
+    root: first === undefined ? resolve(selection.cwd) : dirname(first),
+    given: chosen,
+  };
 }
 
 /** The lab that a pipeline belongs to: `lab: PATH`, a file or a folder, or the lab.yaml beside it. */

@@ -3,7 +3,7 @@ import type { Kind } from "../provider/index.ts";
 import { check, type CheckContext, type Spot } from "./check.ts";
 import { mismatch } from "./check-base.ts";
 import { keyFits, resolveKey } from "./check-map.ts";
-import { instancesOf } from "./instances.ts";
+import { combinationsOf, instancesOf } from "./instances.ts";
 import { entryOf, isNull, type Entry, type MapNode, type Place, rangeOf, type SpecNode } from "./node.ts";
 import { readOptions, type SpokenOptions } from "./options.ts";
 import type { Problems } from "./problems.ts";
@@ -49,9 +49,14 @@ export class Expander {
 
   section(kind: Kind, entry: Entry, parent: Draft | undefined, scope: Scope): void {
     const { problems } = this.#ctx;
-    const node = entry.value;
+    const node = isNull(entry.value) && kind.section.shape === "one" ? emptyMap(entry.at) : entry.value;
     if (isNull(node)) return;
     const { shape, key } = kind.section;
+    if (shape === "one") {
+      if (node.type !== "map") return this.#wrong(node, entry, "object");
+      this.#instance(kind, entry, undefined, node, parent, scope);
+      return;
+    }
     if (shape === "map") {
       if (node.type !== "map") return this.#wrong(node, entry, "object");
       for (const one of node.entries.values()) this.#entry(kind, one, one.value, parent, scope);
@@ -100,6 +105,11 @@ export class Expander {
       mismatch(body, { type: "object" }, spotOf(`"${shortened(entry.key)}"`, entry.at), this.#check(scope));
       return;
     }
+    const matrix = body.entries.get("matrix");
+    if (matrix !== undefined && optionsOf(kind).has("matrix")) {
+      this.#spread(kind, entry, matrix, body, parent, scope);
+      return;
+    }
     const each = body.entries.get("for_each");
     if (each === undefined || !optionsOf(kind).has("for_each")) {
       this.#instance(kind, entry, undefined, body, parent, scope);
@@ -125,6 +135,14 @@ export class Expander {
     }
   }
 
+  /** One instance for each combination: `build.kasan` with `arch: [x86_64, arm64]` gives `build.kasan-arm64` and its like. */
+  #spread(kind: Kind, entry: Entry, matrix: Entry, body: MapNode, parent: Draft | undefined, scope: Scope): void {
+    const combinations = combinationsOf(matrix, scope, this.#ctx.problems);
+    for (const one of combinations) this.#instance(kind, entry, one.key, body, parent, { ...scope, matrix: one });
+    const made = combinations.map((one) => childAddress(parent?.address, kind.kind, `${entry.key}-${one.key}`));
+    this.expanded.set(childAddress(parent?.address, kind.kind, entry.key), made);
+  }
+
   #instance(
     kind: Kind,
     entry: Entry,
@@ -137,8 +155,9 @@ export class Expander {
     const ctx: CheckContext = { problems, scope, root };
     const base = resolveKey(entry, ctx);
     if (base === undefined) return;
-    const name = suffix === undefined ? base : `${base}-${suffix}`;
-    if (!keyFits(name, entry, keySchemaOf(kind), ctx)) return;
+    const single = kind.section.shape === "one";
+    const name = single ? undefined : suffix === undefined ? base : `${base}-${suffix}`;
+    if (name !== undefined && !keyFits(name, entry, keySchemaOf(kind), ctx)) return;
     const address = childAddress(parent?.address, kind.kind, name);
     const known = this.drafts.get(address);
     if (known !== undefined) {
@@ -189,7 +208,7 @@ export class Expander {
   #draft(
     kind: Kind,
     address: Address,
-    name: string,
+    name: string | undefined,
     entry: Entry,
     own: MapNode,
     spoken: ReadonlyMap<string, Entry>,
@@ -220,7 +239,10 @@ export class Expander {
       address,
       kind,
       parent,
-      desired: { [kind.section.key]: name, ...(isMap(value) && value) },
+      desired: {
+        ...(kind.section.key !== undefined && name !== undefined && { [kind.section.key]: name }),
+        ...(isMap(value) && value),
+      },
       options: readOptions(spoken, kind, { problems, scope, root }, defaults),
       at: entry.at,
       places,

@@ -1,3 +1,4 @@
+export { locateArtifacts } from "./locate-artifacts.ts";
 export { buildLab, loadLab, type LoadResult, locateState } from "./build.ts";
 export { labSchema, pipelineSchema, type PublishedSchema } from "./compose.ts";
 export { type Documents, loadDocuments } from "./documents.ts";

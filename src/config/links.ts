@@ -74,8 +74,7 @@ export class Linker {
     const kind = tables.kinds.get(lastSegmentKind(address));
     if (kind === undefined) {
       const root = /^[a-z_A-Z0-9]+/.exec(reference.root)?.[0] ?? reference.root;
-      if (root === "matrix") problems.error("E_REF_UNKNOWN", "matrix.* has a meaning only in a pipeline", at);
-      else if (!this.#ctx.incomplete) {
+      if (!this.#ctx.incomplete) {
         const hint = tables.suggestKind(root) ?? "a literal `${` is written `$${`";
         problems.error("E_REF_UNKNOWN", `"${root}" is no kind of resource`, at, hint);
       }

@@ -30,7 +30,7 @@ export function readOptions(
   const replaceWhen: { text: string; at: Place }[] = [];
   const values = new Map<string, Value>();
   for (const [key, entry] of spoken) {
-    if (key === "for_each") continue;
+    if (key === "for_each" || key === "matrix") continue;
     const schema = OPTIONS[key];
     if (schema === undefined) continue;
     const places = new Map<string, Place>();

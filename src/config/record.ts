@@ -14,7 +14,7 @@ import { patternOf } from "./check-base.ts";
 export function checkRecord(documents: Documents, kinds: readonly Kind[]): void {
   const parts = [
     { node: documents.lab, schema: () => labSchema(kinds) },
-    { node: documents.pipeline, schema: pipelineSchema },
+    { node: documents.pipeline, schema: () => pipelineSchema(kinds) },
   ];
   for (const { node, schema } of parts) {
     if (node === undefined) continue;

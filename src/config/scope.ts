@@ -18,11 +18,19 @@ export interface Each {
   readonly scope: Scope;
 }
 
+/** One combination of a `matrix:`. */
+export interface Combination {
+  /** Its values joined with `-`: what names end in. */
+  readonly key: string;
+  readonly values: ReadonlyMap<string, ScalarNode>;
+}
+
 /** What references mean at one place of the spec. */
 export interface Scope {
   readonly variables: ReadonlyMap<string, Variable>;
   readonly secrets: ReadonlySet<string>;
   readonly each?: Each;
+  readonly matrix?: Combination;
   /** Files are missing, so what is not found may be in one of them: dangling names are not reported. */
   readonly incomplete: boolean;
 }
@@ -124,6 +132,8 @@ function resolveReference(
       return resolveVariable(name, path, scope, problems, at);
     case "each":
       return resolveEach(name, path, scope, problems, at);
+    case "matrix":
+      return resolveMatrix(name, path, scope, problems, at);
     case "secret":
       if (!scope.secrets.has(name) && !scope.incomplete) {
         const hint = problems.suggest(name, scope.secrets) ?? "declare where it comes from under `secrets:`";
@@ -179,6 +189,27 @@ function resolveEach(
   }
   const found = dig(each.value, path, "each.value", problems, at);
   return found === undefined ? undefined : resolveNode(found, each.scope, problems);
+}
+
+function resolveMatrix(
+  name: string,
+  path: readonly string[],
+  scope: Scope,
+  problems: Problems,
+  at: () => Place,
+): SpecNode | undefined {
+  const { matrix } = scope;
+  if (matrix === undefined) {
+    problems.error("E_REF_UNKNOWN", `matrix.${name} has a meaning only beside \`matrix:\``, at());
+    return undefined;
+  }
+  const found = matrix.values.get(name);
+  if (found === undefined || path.length > 0) {
+    const hint = problems.suggest(name, matrix.values.keys());
+    problems.error("E_REF_UNKNOWN", `there is no matrix.${[name, ...path].join(".")}`, at(), hint);
+    return undefined;
+  }
+  return found;
 }
 
 function dig(

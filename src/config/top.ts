@@ -1,5 +1,6 @@
 import { DURATION_PATTERN, SIZE_PATTERN } from "../model/index.ts";
 import type { Kind, Schema } from "../provider/index.ts";
+import { ARTIFACTS } from "./artifacts.ts";
 import { NAME_PATTERN, WORD_PATTERN } from "./check-base.ts";
 
 /** Sections of SPEC.md that this version does not serve: naming one is an error that says so. */
@@ -11,7 +12,6 @@ export const LATER_LAB: readonly string[] = [
   "board_types",
   "boards",
   "stacks",
-  "artifacts",
   "monitoring",
   "notifiers",
   "alerts",
@@ -60,6 +60,12 @@ export const OPTIONS: Readonly<Record<string, Schema>> = {
     description:
       "A list or a map: one resource for each entry, as `NAME-KEY`; `${each.key}` and `${each.value}` name it.",
     examples: [["a", "b"]],
+  },
+  matrix: {
+    type: "object",
+    additionalProperties: { type: "array", items: { type: ["string", "integer", "number", "boolean"] }, minItems: 1 },
+    description: "From names to lists: one resource for each combination, as `NAME-VALUE`; `${matrix.NAME}` names it.",
+    examples: [{ arch: ["x86_64", "arm64"] }],
   },
   lifecycle: {
     type: "object",
@@ -303,6 +309,7 @@ export function fixedSections(kinds: readonly Kind[]): Readonly<Record<string, S
     limits,
     providers,
     groups,
+    artifacts: ARTIFACTS,
     state,
     import: {
       type: ["object", "null"],

@@ -12,6 +12,8 @@ export interface SpecSelection {
   readonly profile?: string;
   readonly vars: Readonly<Record<string, string>>;
   readonly varFiles: readonly string[];
+  /** Which of several instances of a pipeline that run at once. */
+  readonly instance?: string;
   readonly cwd: string;
   readonly env: Readonly<Record<string, string | undefined>>;
 }
@@ -49,6 +51,8 @@ export interface ApplyOptions {
   /** Milliseconds to wait for the lock. */
   readonly lockTimeout: number;
   readonly cancellation: Cancellation;
+  /** Allows what has no evidence yet; a plan that was made with it in this session has it already. */
+  readonly experimental?: boolean;
   /** `destroy --force`: go on past what cannot be reached, and list what is left to clean up. */
   readonly force: boolean;
   /**

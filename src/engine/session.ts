@@ -2,15 +2,17 @@ import { randomBytes } from "node:crypto";
 import { hostname, userInfo } from "node:os";
 import { execute, type ExecutionResult } from "../apply/index.ts";
 import type { LoadResult } from "../config/index.ts";
-import { type Code, exitCodeOf, LabError, type Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
+import { LabError, type Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
 import type { EventBus } from "../events/port.ts";
 import {
   type Address,
   type Lab,
+  LAB_SCOPE,
   type Plan,
   type Resource,
   type Row,
   type RunSummary,
+  type Scope,
   type Seal,
   type SecretSource,
   type Sensitive,
@@ -28,8 +30,9 @@ import {
   selectAddresses,
 } from "../plan/index.ts";
 import type { Kind, KindContext } from "../provider/index.ts";
-import type { StateSession, StateStore, StateView } from "../state/index.ts";
+import { openScopes, readScopes, type ScopedSession, type ScopedView, type StateStore } from "../state/index.ts";
 import type { Machine, ResettablePool } from "../transport/index.ts";
+import { freshPlan, verdict } from "./fresh.ts";
 import { importRows } from "./imports.ts";
 import { localFiles } from "./local-files.ts";
 import { Machines, secretNames } from "./machines.ts";
@@ -38,8 +41,6 @@ import type { ApplyOptions, LabSession, PlanOptions } from "./port.ts";
 import type { ProviderLock } from "./providers.ts";
 import { readAll } from "./reader.ts";
 import { openSeal } from "./seal.ts";
-
-const SCOPE = "lab";
 
 export interface SessionParts {
   readonly loaded: LoadResult;
@@ -54,6 +55,8 @@ export interface SessionParts {
   readonly secret: (name: string, sources: Readonly<Record<string, SecretSource>>) => Promise<Sensitive>;
 }
 
+const NO_STATE = { lineage: "", serial: 0 };
+
 /** A loaded lab: plans, applies, and hands out machines. */
 export class Session implements LabSession {
   readonly #parts: SessionParts;
@@ -61,6 +64,7 @@ export class Session implements LabSession {
   readonly #resources: ReadonlyMap<Address, Resource>;
   #seal: Promise<Seal> | undefined;
   #sealIsDurable = false;
+  #experimental = false;
   readonly #freshKey = randomBytes(32);
 
   constructor(parts: SessionParts) {
@@ -96,13 +100,17 @@ export class Session implements LabSession {
 
   async plan(options: PlanOptions): Promise<Plan> {
     const { bus, kinds } = this.#parts;
-    const view = await this.store.read(SCOPE);
+    const view = await readScopes(this.store, this.#scopes);
+    this.#refuseOtherLab(view);
     const seal = await this.#openSeal(options.durableSeal === true);
     const moved = applyMoves(view.rows, this.lab.moved);
     const resources = this.lab.resources;
+    this.#experimental = options.experimental;
     this.#refuseExperimental(resources, moved.rows, options.experimental);
     const graph = dependencyGraph(resources, moved.rows);
-    const selected = selectAddresses(graph, options, options.mode);
+    const selected = new Set(
+      [...selectAddresses(graph, options, options.mode)].filter((address) => this.#owns(address, view, moved.from)),
+    );
     const imports = new Map([...this.lab.imports, ...(options.imports ?? [])].map((one) => [one.address, one.id]));
     importRows(imports, this.#resources, kinds);
     const secrets = await this.#resolveSecrets(selected);
@@ -134,12 +142,11 @@ export class Session implements LabSession {
         id: newId(),
         created_at: new Date().toISOString(),
         lab: this.lab.name,
-        scope: SCOPE,
         spec: this.lab.files,
-        lineage: view.lineage,
-        serial: view.serial,
+        scopes: Object.fromEntries(this.lab.scopes.map((scope) => [scope, view.versions[scope] ?? NO_STATE])),
         settings: {
           root: this.root,
+          selection: this.#parts.loaded.selection,
           ...(options.batch !== undefined && { batch: options.batch }),
           providers: this.#parts.providerLock.used,
         },
@@ -161,8 +168,8 @@ export class Session implements LabSession {
       imports,
       replace: options.replace,
       refreshed: options.refresh,
-      outputs: this.lab.outputs,
-      stateOutputs: view.outputs,
+      outputs: this.#ownsLab ? this.lab.outputs : {},
+      stateOutputs: this.#ownsLab ? view.outputs : {},
     });
     // Why a machine cannot be reached is told in its own words. Nothing else is touched: what the plan says is carried out.
     const { redactor } = this.#parts;
@@ -194,9 +201,11 @@ export class Session implements LabSession {
       this.bus.emit({ type: "run.finished", summary });
       return summary;
     };
-    let session: StateSession | undefined;
+    let session: ScopedSession | undefined;
     try {
       session = await this.#lock(command, options);
+      this.#refuseOtherLab(session);
+      await session.claim(this.lab.name);
       await this.#parts.providerLock.write();
       await this.#parts.pool.keepHostKeys();
       plan = await freshPlan(plan, session, options.replan);
@@ -224,7 +233,7 @@ export class Session implements LabSession {
   }
 
   async machine(address: Address): Promise<Machine> {
-    const { rows } = await this.store.read(SCOPE);
+    const { rows } = await readScopes(this.store, this.#scopes);
     await this.#parts.pool.keepHostKeys();
     await this.#machines.prepare(rows, new Set([address]));
     return this.#machines.machine(address);
@@ -238,8 +247,10 @@ export class Session implements LabSession {
     await this.#parts.pool.close();
   }
 
-  async #lock(command: string, options: ApplyOptions): Promise<StateSession> {
-    const session = await this.store.open(SCOPE, {
+  async #lock(command: string, options: ApplyOptions): Promise<ScopedSession> {
+    const { scopes } = this.lab;
+    const open = { own: scopes, others: this.#scopes.filter((scope) => !scopes.includes(scope)), route: this.#route };
+    const session = await openScopes(this.store, open, {
       holder: `${userInfo().username}@${hostname()}`,
       purpose: `labctl ${command} (run ${this.bus.run})`,
       timeout: options.lockTimeout,
@@ -251,7 +262,8 @@ export class Session implements LabSession {
     return session;
   }
 
-  async #execute(plan: Plan, options: ApplyOptions, session: StateSession): Promise<ExecutionResult> {
+  async #execute(plan: Plan, options: ApplyOptions, session: ScopedSession): Promise<ExecutionResult> {
+    this.#experimental ||= options.experimental === true;
     const batch = options.batch ?? plan.settings.batch;
     const seal = await this.#openSeal(true);
     return execute(
@@ -295,6 +307,7 @@ export class Session implements LabSession {
       signal,
       machine: (of) => this.#machines.machine(of),
       local: localFiles(this.root),
+      experimental: this.#experimental,
       log: (level, message, meta) =>
         this.bus.emit({
           type: "log.line",
@@ -305,6 +318,39 @@ export class Session implements LabSession {
           ...(meta && { meta }),
         }),
     };
+  }
+
+  /** Every scope that this spec has something to do with; the lab's, and the pipeline's where there is one. */
+  get #scopes(): readonly Scope[] {
+    return [...new Set([LAB_SCOPE, ...this.lab.scopes])];
+  }
+
+  get #ownsLab(): boolean {
+    return this.lab.scopes.includes(LAB_SCOPE);
+  }
+
+  readonly #route = (address: Address): Scope => this.#resources.get(address)?.scope ?? LAB_SCOPE;
+
+  /** What an apply of this spec may change: a pipeline reads the lab and leaves it alone. */
+  #owns(address: Address, view: ScopedView, from: ReadonlyMap<Address, Address>): boolean {
+    const scope = this.#resources.get(address)?.scope ?? view.scopeOf(from.get(address) ?? address);
+    return scope === undefined || this.lab.scopes.includes(scope);
+  }
+
+  /** A state that is another lab's would be torn down to make room for this one. */
+  #refuseOtherLab(view: ScopedView): void {
+    if (view.rows.size === 0) return;
+    const other = this.lab.scopes
+      .map((scope) => view.labs[scope])
+      .find((lab) => lab !== undefined && lab !== this.lab.name);
+    if (other === undefined) return;
+    throw new LabError(
+      "E_STATE_LINEAGE",
+      `the state in ${this.lab.state.path} is that of the lab "${other}", and this spec is "${this.lab.name}"`,
+      {
+        hint: `where the lab was renamed: \`labctl state rename ${this.lab.name}\`; where it is another one: give it a \`state: { path }\` of its own, or a folder`,
+      },
+    );
   }
 
   /** The key must be on disk before anything that it made is. */
@@ -360,45 +406,4 @@ export class Session implements LabSession {
 /** Ids that nobody else makes: 80 random bits. */
 export function newId(): string {
   return randomBytes(10).toString("hex");
-}
-
-/** The plan itself, or the one made in its place now that the lock is held and no row can move any more. */
-async function freshPlan(plan: Plan, state: StateView, replan: ApplyOptions["replan"]): Promise<Plan> {
-  try {
-    assertFresh(plan, state);
-    return plan;
-  } catch (error) {
-    if (replan === undefined || toLabError(error).code !== "E_PLAN_STALE") throw error;
-  }
-  const again = await replan();
-  if (again === undefined) throw new LabError("E_CANCELLED", "the new plan was not agreed to: nothing was changed");
-  assertFresh(again, state);
-  return again;
-}
-
-/** A plan that was made from rows that have moved since is not carried out. */
-function assertFresh(plan: Plan, state: StateView): void {
-  const stale = (why: string): never => {
-    throw new LabError("E_PLAN_STALE", `the plan is stale: ${why}`, { hint: "plan again: the state moved on since" });
-  };
-  if (plan.state.lineage !== state.lineage && plan.state.lineage !== "") stale("it was made from another state");
-  for (const [address, version] of Object.entries(plan.state.rows)) {
-    const row = state.rows.get(address);
-    if (row === undefined) stale(`${address} is no longer in the state`);
-    else if (row.version !== version) stale(`${address} was changed by run ${row.updated_by} at ${row.updated_at}`);
-  }
-  for (const action of plan.actions) {
-    const known = plan.state.rows[action.moved_from ?? action.address] !== undefined;
-    if (!known && state.rows.has(action.moved_from ?? action.address))
-      stale(`${action.address} was added to the state`);
-  }
-}
-
-/** Exit code 5 says that nothing was begun; as soon as something was, not reaching a machine counts as a partial failure. */
-function verdict(result: ExecutionResult): [RunSummary["result"], number] {
-  const codes: Code[] = [...result.codes];
-  const begun = result.begun > 0 || (result.results.ok ?? 0) > 0;
-  const exit = codes.length === 0 ? 0 : exitCodeOf(codes);
-  if (codes.length === 0) return result.cancelled ? ["cancelled", 130] : ["ok", 0];
-  return ["failed", exit === 5 && begun ? 6 : exit];
 }

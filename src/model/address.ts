@@ -24,8 +24,9 @@ export function formatAddress(segments: readonly Segment[]): Address {
   return segments.map(formatSegment).join("/");
 }
 
-export function childAddress(parent: Address | undefined, kind: string, key: string): Address {
-  const own = formatSegment({ kind, key });
+/** Without a key: the only one of its kind there, `host.a/build_server`. */
+export function childAddress(parent: Address | undefined, kind: string, key?: string): Address {
+  const own = formatSegment({ kind, ...(key !== undefined && { key }) });
   return parent === undefined ? own : `${parent}/${own}`;
 }
 

@@ -1,9 +1,10 @@
 import type { Address } from "./address.ts";
 import type { ResourceOptions, SecretSource } from "./resource.ts";
+import type { Scope } from "./scope.ts";
 import type { SourceRange } from "./source.ts";
 import type { Plain } from "./value.ts";
 
-export const PLAN_FORMAT = 1;
+export const PLAN_FORMAT = 2;
 
 export type ActionType = "create" | "update" | "replace" | "delete" | "adopt" | "forget" | "check" | "blocked" | "noop";
 
@@ -88,6 +89,12 @@ export interface PlannedAction {
 
 export type PlanMode = "normal" | "destroy" | "refresh-only";
 
+/** Which state a scope had. Empty lineage: none yet. */
+export interface ScopeVersion {
+  readonly lineage: string;
+  readonly serial: number;
+}
+
 export interface OutputChange {
   readonly name: string;
   readonly before?: Plain;
@@ -101,13 +108,11 @@ export interface Plan {
   readonly id: string;
   readonly created_at: string;
   readonly lab: string;
-  readonly scope: string;
   readonly mode: PlanMode;
   readonly spec: readonly { readonly path: string; readonly sha256: string }[];
   /** The state that the plan was made from; a row that moved since makes the plan stale. */
   readonly state: {
-    readonly lineage: string;
-    readonly serial: number;
+    readonly scopes: Readonly<Record<Scope, ScopeVersion>>;
     readonly rows: Readonly<Record<Address, number>>;
   };
   readonly secrets: Readonly<Record<string, SecretSource>>;
@@ -121,6 +126,14 @@ export interface Plan {
 export interface PlanSettings {
   /** Folder of the lab's spec, absolute: what relative paths in saved plans were resolved against. */
   readonly root: string;
+  /** What named the spec, beyond its files. Values of sensitive variables are not kept. */
+  readonly selection: {
+    readonly profile?: string;
+    readonly instance?: string;
+    readonly vars: Readonly<Record<string, string>>;
+    /** Absolute paths. */
+    readonly var_files: readonly string[];
+  };
   readonly batch?: number;
   readonly providers: readonly { readonly name: string; readonly source: string; readonly version: string }[];
 }

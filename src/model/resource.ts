@@ -1,4 +1,5 @@
 import type { Address } from "./address.ts";
+import type { Scope } from "./scope.ts";
 import type { SourceRange } from "./source.ts";
 import type { Plain, Value, ValueMap } from "./value.ts";
 
@@ -6,6 +7,8 @@ import type { Plain, Value, ValueMap } from "./value.ts";
 export interface Resource {
   readonly address: Address;
   readonly kind: string;
+  /** Where its row is kept. */
+  readonly scope: Scope;
   /** The resource that contains this one: deleting or replacing it takes this along. */
   readonly parent?: Address;
   readonly desired: ValueMap;
@@ -61,6 +64,8 @@ export interface ProviderRequirement {
 /** A whole lab, expanded: what config/ hands to everything after it. */
 export interface Lab {
   readonly name: string;
+  /** What an apply of this spec owns: `lab`, where lab.yaml was given, and `pipeline/NAME` where a pipeline was. */
+  readonly scopes: readonly Scope[];
   /** Every file that was read, in order, with its digest. */
   readonly files: readonly SpecFile[];
   readonly resources: readonly Resource[];
@@ -70,6 +75,7 @@ export interface Lab {
   readonly limits: ValueMap;
   readonly defaults: Defaults;
   readonly state: StateSettings;
+  readonly artifacts: ArtifactSettings;
   readonly imports: readonly ImportRequest[];
   readonly moved: readonly Move[];
   readonly removed: readonly Removal[];
@@ -99,6 +105,12 @@ export interface StateSettings {
   readonly backend: "file";
   /** Absolute folder that holds the state. */
   readonly path: string;
+}
+
+export interface ArtifactSettings {
+  /** Absolute folder that holds what builds made. */
+  readonly store: string;
+  readonly retention: { readonly days: number; readonly keep_latest: number };
 }
 
 export interface ImportRequest {

@@ -1,12 +1,10 @@
 import type { Address } from "./address.ts";
 import type { ActionType } from "./plan.ts";
 import type { ResourceOptions, SecretSource } from "./resource.ts";
+import type { Scope } from "./scope.ts";
 import type { Plain } from "./value.ts";
 
 export const STATE_FORMAT = 1;
-
-/** What one apply owns: `lab`, or `pipeline/NAME`, or `pipeline/NAME/INSTANCE`. */
-export type Scope = string;
 
 /**
  * What the state knows of one resource: enough to see change and drift, and to reach and delete the thing after it has
@@ -51,6 +49,8 @@ export interface Snapshot {
   readonly labctl: string;
   readonly lineage: string;
   readonly scope: Scope;
+  /** The lab's name when it was last applied: a spec of another lab finds its own state, not this one. Absent: unknown. */
+  readonly lab?: string;
   /** Grows by one with every fold of a journal. */
   readonly serial: number;
   readonly rows: Readonly<Record<Address, Row>>;
@@ -101,6 +101,7 @@ export type JournalRecord =
   | { readonly type: "drop"; readonly at: string; readonly address: Address }
   | { readonly type: "move"; readonly at: string; readonly from: Address; readonly to: Address }
   | { readonly type: "outputs"; readonly at: string; readonly outputs: Readonly<Record<string, Plain>> }
+  | { readonly type: "lab"; readonly at: string; readonly lab: string }
   | { readonly type: "hold"; readonly at: string; readonly address: Address; readonly hold: Hold | null };
 
 export interface LockInfo {

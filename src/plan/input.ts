@@ -8,6 +8,8 @@ import type {
   Removal,
   Resource,
   Row,
+  Scope,
+  ScopeVersion,
   Seal,
   SecretSource,
   SpecFile,
@@ -22,10 +24,8 @@ export interface PlanInput {
     readonly id: string;
     readonly created_at: string;
     readonly lab: string;
-    readonly scope: string;
     readonly spec: readonly SpecFile[];
-    readonly lineage: string;
-    readonly serial: number;
+    readonly scopes: Readonly<Record<Scope, ScopeVersion>>;
     readonly settings: PlanSettings;
   };
   readonly mode: PlanMode;

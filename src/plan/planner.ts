@@ -40,12 +40,10 @@ export function makePlan(input: PlanInput): Plan {
     id: input.header.id,
     created_at: input.header.created_at,
     lab: input.header.lab,
-    scope: input.header.scope,
     mode: input.mode,
     spec: input.header.spec,
     state: {
-      lineage: input.header.lineage,
-      serial: input.header.serial,
+      scopes: input.header.scopes,
       rows: Object.fromEntries(
         [...input.rows]
           .filter(([address]) => input.selected.has(address))

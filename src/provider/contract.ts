@@ -6,10 +6,20 @@ import type { ObjectSchema, Schema } from "./schema.ts";
 export const API_VERSION = 1;
 
 /** Where a kind's resources are written. */
-export interface Section {
-  /** The key in lab.yaml (`hosts`), or below the parent kind's resource (`files`). */
+export type Section = KeyedSection | SingleSection;
+
+interface SectionPlace {
+  /** The key in the document (`hosts`), or below the parent kind's resource (`files`). */
   readonly name: string;
-  /** The kind that contains it; absent: the top level of lab.yaml. */
+  /** The document that it stands in; children stand where their parent does. Absent: lab.yaml. */
+  readonly document?: SpecDocument;
+}
+
+/** `lab` is lab.yaml, `pipeline` pipeline.yaml: each has its own scope of the state. */
+export type SpecDocument = "lab" | "pipeline";
+
+export interface KeyedSection extends SectionPlace {
+  /** The kind that contains it; absent: the top level of the document. */
   readonly within?: string;
   /** `map`: from key to properties; `list`: of keys, or of objects that hold the key. */
   readonly shape: "map" | "list";
@@ -17,6 +27,14 @@ export interface Section {
   readonly key: string;
   /** What keys may be; absent: `[a-z0-9][a-z0-9-]*`. */
   readonly keySchema?: Schema;
+}
+
+/** At most one of its kind in each parent: `build_server:` of a host. Its address has no key: `host.a/build_server`. */
+export interface SingleSection extends SectionPlace {
+  readonly within: string;
+  readonly shape: "one";
+  readonly key?: undefined;
+  readonly keySchema?: undefined;
 }
 
 export type Reading<O> =
@@ -84,6 +102,8 @@ export interface KindContext {
   machine(address: Address): Machine;
   /** Files on the machine labctl runs on; relative paths are relative to the lab's root. */
   readonly local: LocalFiles;
+  /** `--experimental` was given. A kind refuses ways that have no evidence yet (E_EXPERIMENTAL) unless this is true. */
+  readonly experimental?: boolean;
   log(level: LogLevel, message: string, meta?: Readonly<Record<string, string | number | boolean>>): void;
 }
 

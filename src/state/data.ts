@@ -9,12 +9,14 @@ export interface StateTarget {
   dropRow(address: Address): void;
   setOutputs(outputs: Readonly<Record<string, Plain>>): void;
   setHold(address: Address, hold: Hold | null): void;
+  setLab(lab: string): void;
   readonly versionFloor: number;
 }
 
 /** The state of a scope in memory. */
 export class StateData implements StateTarget {
   lineage = "";
+  lab: string | undefined;
   serial = 0;
   readonly rows = new Map<Address, Row>();
   outputs: Readonly<Record<string, Plain>> = {};
@@ -40,10 +42,14 @@ export class StateData implements StateTarget {
     if (hold === null) this.holds.delete(address);
     else this.holds.set(address, hold);
   }
+  setLab(lab: string): void {
+    this.lab = lab;
+  }
   /** A copy that later changes of this one do not reach. Rows are never changed in place, so they are shared. */
   copy(): StateData {
     const copy = new StateData();
     copy.lineage = this.lineage;
+    copy.lab = this.lab;
     copy.serial = this.serial;
     for (const [address, row] of this.rows) copy.rows.set(address, row);
     copy.outputs = this.outputs;
@@ -75,9 +81,10 @@ export class Draft implements StateTarget {
     if (row !== undefined) this.versionFloor = Math.max(this.versionFloor, row.version);
     this.#rows.set(address, null);
   }
-  /** Outputs and holds decide nothing for later records. */
+  /** Outputs, holds and the lab's name decide nothing for later records. */
   setOutputs(): void {}
   setHold(): void {}
+  setLab(): void {}
 }
 
 /** Applies one record. The same function serves the session that writes it and every later reader of the journal. */
@@ -114,6 +121,8 @@ export function applyRecord(target: StateTarget, record: JournalRecord): void {
       return target.setOutputs(record.outputs);
     case "hold":
       return target.setHold(record.address, record.hold);
+    case "lab":
+      return target.setLab(record.lab);
   }
 }
 
@@ -151,6 +160,7 @@ export function completeRecord(target: StateTarget, record: JournalRecord): Jour
     case "checkpoint":
     case "outputs":
     case "hold":
+    case "lab":
       return record;
   }
 }

@@ -1,6 +1,8 @@
+import { readdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { LabError } from "../diagnostics/index.ts";
-import type { Scope } from "../model/index.ts";
+import { LAB_SCOPE, type Scope } from "../model/index.ts";
+import { ifThere } from "./fs.ts";
 
 /** A journal's place in time: the fencing token of its writer, and its number within that session, from 1. */
 export interface JournalId {
@@ -87,4 +89,33 @@ function escapePart(part: string): string {
       return /[A-Za-z0-9_-]/.test(char) ? char : `%${byte.toString(16).toUpperCase().padStart(2, "0")}`;
     })
     .join("");
+}
+
+/** The scopes that have files below this folder: the lab's first, then by name. */
+export async function listScopes(dir: string): Promise<Scope[]> {
+  const found = new Set<Scope>();
+  const visit = async (path: string, above: readonly string[], depth: number): Promise<void> => {
+    const entries = (await ifThere(readdir(path, { withFileTypes: true }))) ?? [];
+    for (const entry of entries) {
+      if (entry.isDirectory()) {
+        if (depth > 0 && (above.length > 0 || entry.name === "pipeline"))
+          await visit(join(path, entry.name), [...above, unescapePart(entry.name)], depth - 1);
+        continue;
+      }
+      const base = /^([A-Za-z0-9_%-]+)\.(?:json|journal\.\d+(?:\.\d+)?\.jsonl)$/.exec(entry.name)?.[1];
+      if (base === undefined) continue;
+      const scope = [...above, unescapePart(base)].join("/");
+      if (above.length > 0 || scope === LAB_SCOPE) found.add(scope);
+    }
+  };
+  await visit(dir, [], 2);
+  return [...found].sort((a, b) => (a === LAB_SCOPE ? -1 : b === LAB_SCOPE ? 1 : a < b ? -1 : 1));
+}
+
+function unescapePart(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }

@@ -1,14 +1,20 @@
 import type { Address, Checkpoint, Hold, ActionType, LockInfo, Plain, Row, Scope } from "../model/index.ts";
 
+/** What is known of the world. */
+export interface StateContent {
+  readonly rows: ReadonlyMap<Address, Row>;
+  readonly outputs: Readonly<Record<string, Plain>>;
+  readonly holds: ReadonlyMap<Address, Hold>;
+}
+
 /** What a scope's state says at one moment. Reading it takes no lock and writes nothing. */
-export interface StateView {
+export interface StateView extends StateContent {
   readonly scope: Scope;
   /** Empty text where no state exists yet. */
   readonly lineage: string;
   readonly serial: number;
-  readonly rows: ReadonlyMap<Address, Row>;
-  readonly outputs: Readonly<Record<string, Plain>>;
-  readonly holds: ReadonlyMap<Address, Hold>;
+  /** The lab that it was last applied for; undefined: not known. */
+  readonly lab: string | undefined;
 }
 
 export interface LockRequest {
@@ -20,6 +26,8 @@ export interface LockRequest {
   readonly onWaiting?: (holder: LockInfo) => void;
 }
 
+export interface StateSession extends StateView, StateChanges {}
+
 /**
  * Versions are the store's: each write of a row (begin, end, put, move) sets `version` to one more than the row had, or
  * than any row that is gone had, whatever the caller's row says; a checkpoint does not count. `serial` grows by one with
@@ -28,7 +36,7 @@ export interface LockRequest {
  * The state under lock. Every method resolves when its record is on disk; calls made together share one fsync.
  * After the lock was taken over every call rejects with E_STATE_LOCK_LOST and writes nothing.
  */
-export interface StateSession extends StateView {
+export interface StateChanges {
   readonly lock: LockInfo;
   /** The dead holder whose lock was taken over, if that happened. */
   readonly takenOver: LockInfo | undefined;
@@ -56,6 +64,8 @@ export interface StateSession extends StateView {
   move(from: Address, to: Address): Promise<void>;
   setOutputs(outputs: Readonly<Record<string, Plain>>): Promise<void>;
   setHold(address: Address, hold: Hold | null): Promise<void>;
+  /** Whose state this is from now on. */
+  setLab(lab: string): Promise<void>;
   /** Rejects where this holder was fenced; called right before each effect on the world. */
   assertHeld(): Promise<void>;
   /**
@@ -68,6 +78,8 @@ export interface StateSession extends StateView {
 /** Where states live. Backends implement this one port and pass one suite. */
 export interface StateStore {
   read(scope: Scope): Promise<StateView>;
+  /** The scopes that there is something of, the lab's first. */
+  scopes(): Promise<readonly Scope[]>;
   open(scope: Scope, lock: LockRequest): Promise<StateSession>;
   /** Who holds the lock, if anybody; a holder that is known to be dead is nobody. */
   holder(scope: Scope): Promise<LockInfo | undefined>;

@@ -19,6 +19,7 @@ export function salvageSnapshot(text: string): Salvaged {
   const data = new StateData();
   const lost = [...parts.lost];
   if (typeof parts.head["lineage"] === "string") data.lineage = parts.head["lineage"];
+  if (typeof parts.head["lab"] === "string") data.lab = parts.head["lab"];
   data.serial = count(parts.head["serial"]) ?? 0;
   data.versionFloor = count(parts.head["version_floor"]) ?? 0;
   for (const [address, row] of parts.rows) {

@@ -57,6 +57,9 @@ export class FileSession implements StateSession {
   get lineage(): string {
     return this.#data.lineage;
   }
+  get lab(): string | undefined {
+    return this.#data.lab;
+  }
   get serial(): number {
     return this.#data.serial;
   }
@@ -118,6 +121,10 @@ export class FileSession implements StateSession {
 
   setHold(address: Address, hold: Hold | null): Promise<void> {
     return this.#append({ type: "hold", at: this.#now(), address, hold });
+  }
+
+  setLab(lab: string): Promise<void> {
+    return this.#append({ type: "lab", at: this.#now(), lab });
   }
 
   async assertHeld(): Promise<void> {

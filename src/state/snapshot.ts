@@ -12,6 +12,7 @@ export function formatSnapshot(snapshot: Snapshot): string {
     `"labctl": ${JSON.stringify(snapshot.labctl)}`,
     `"lineage": ${JSON.stringify(snapshot.lineage)}`,
     `"scope": ${JSON.stringify(snapshot.scope)}`,
+    ...(snapshot.lab === undefined ? [] : [`"lab": ${JSON.stringify(snapshot.lab)}`]),
     `"serial": ${snapshot.serial}`,
     ...(snapshot.folded === undefined ? [] : [`"folded": ${JSON.stringify(snapshot.folded)}`]),
     ...(snapshot.version_floor === undefined ? [] : [`"version_floor": ${snapshot.version_floor}`]),
@@ -35,6 +36,7 @@ export function makeSnapshot(scope: Scope, data: StateData, version: string, fol
     labctl: version,
     lineage: data.lineage,
     scope,
+    ...(data.lab !== undefined && { lab: data.lab }),
     serial: data.serial,
     ...(folded && { folded: { token: folded.token, segment: folded.segment } }),
     ...(data.versionFloor > 0 && { version_floor: data.versionFloor }),
@@ -67,6 +69,7 @@ function shapeProblem(value: Readonly<Record<string, unknown>>): string | undefi
   if (value["format_version"] !== STATE_FORMAT) return `format_version is ${JSON.stringify(value["format_version"])}`;
   if (typeof value["lineage"] !== "string" || value["lineage"] === "") return "it has no lineage";
   if (typeof value["scope"] !== "string") return "it has no scope";
+  if (value["lab"] !== undefined && typeof value["lab"] !== "string") return "its lab is not a name";
   if (!isCount(value["serial"])) return "its serial is not a number";
   for (const key of ["rows", "outputs", "holds"]) if (!isRecord(value[key])) return `\`${key}\` is not an object`;
   const floor = value["version_floor"];
@@ -106,6 +109,7 @@ function isCount(value: unknown): value is number {
 export function dataOf(snapshot: Snapshot): StateData {
   const data = new StateData();
   data.lineage = snapshot.lineage;
+  data.lab = snapshot.lab;
   data.serial = snapshot.serial;
   data.versionFloor = snapshot.version_floor ?? 0;
   for (const [address, row] of Object.entries<Row>(snapshot.rows)) data.rows.set(address, row);

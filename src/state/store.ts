@@ -6,7 +6,7 @@ import { type Env, type EnvOptions, makeEnv } from "./env.ts";
 import { ifThere, readError, unlinkIfThere } from "./fs.ts";
 import { assemble, type LoadedState, loadUnlocked, readRaw, tooNew } from "./load.ts";
 import { acquireLock, breakLock, currentHolder, type HeldLock } from "./lock.ts";
-import { type Names, scopeNames } from "./names.ts";
+import { listScopes, type Names, scopeNames } from "./names.ts";
 import type { LockRequest, RepairReport, StateSession, StateStore, StateView } from "./port.ts";
 import { repairFiles } from "./repair.ts";
 import { FileSession } from "./session.ts";
@@ -37,10 +37,19 @@ class FileStore implements StateStore {
       scope,
       lineage: data.lineage,
       serial: data.serial,
+      lab: data.lab,
       rows: data.rows,
       outputs: data.outputs,
       holds: data.holds,
     };
+  }
+
+  async scopes(): Promise<readonly Scope[]> {
+    try {
+      return await listScopes(this.#dir);
+    } catch (error) {
+      throw readError(error, `the state in ${this.#dir}`);
+    }
   }
 
   async open(scope: Scope, request: LockRequest): Promise<StateSession> {

@@ -6,6 +6,7 @@ export class MemoryState implements StateSession {
   readonly scope = "lab";
   readonly lineage = "lineage";
   readonly serial = 1;
+  lab: string | undefined;
   readonly rows = new Map<Address, Row>();
   outputs: Readonly<Record<string, Plain>> = {};
   readonly holds = new Map<Address, Hold>();
@@ -20,6 +21,10 @@ export class MemoryState implements StateSession {
     const error = this.fail?.(entry);
     if (error !== undefined) throw error;
     this.journal.push(entry);
+  }
+  async setLab(lab: string): Promise<void> {
+    await this.#write("lab");
+    this.lab = lab;
   }
   async begin(record: Parameters<StateSession["begin"]>[0]): Promise<void> {
     await this.#write(`begin ${record.action} ${record.row.address}`);

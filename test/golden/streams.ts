@@ -35,17 +35,16 @@ export function action(partial: Pick<PlannedAction, "address" | "action"> & Part
 
 export function plan(actions: readonly PlannedAction[], more: Partial<Plan> = {}): Plan {
   return {
-    format_version: 1,
+    format_version: 2,
     labctl: "0.1.0",
     id: "5f0c",
     created_at: "2026-11-23T01:02:03.000Z",
     lab: "kernel-lab",
-    scope: "lab",
     mode: "normal",
     spec: [{ path: "lab.yaml", sha256: "0".repeat(64) }],
-    state: { lineage: "l", serial: 1, rows: {} },
+    state: { scopes: { lab: { lineage: "l", serial: 1 } }, rows: {} },
     secrets: {},
-    settings: { root: "/lab", providers: [] },
+    settings: { root: "/lab", selection: { vars: {}, var_files: [] }, providers: [] },
     actions,
     outputs: [],
     warnings: [],

@@ -23,6 +23,7 @@ function resource(address: string, parent?: string): Resource {
   return {
     address,
     kind: parent === undefined ? "host" : "file",
+    scope: "lab",
     ...(parent !== undefined && { parent }),
     desired: { labels: { site: "berlin" } },
     depends: [],

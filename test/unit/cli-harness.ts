@@ -7,6 +7,7 @@ import { run } from "../../src/cli/run.ts";
 import type { Services } from "../../src/cli/services.ts";
 import type { Signals } from "../../src/cli/signals.ts";
 import type { InStream, Io, OutStream } from "../../src/cli/terminal.ts";
+import { createArtifactStore } from "../../src/artifacts/index.ts";
 import { LabError } from "../../src/diagnostics/index.ts";
 import type { ApplyOptions, LabSession, PlanOptions } from "../../src/engine/port.ts";
 import type { EventBus } from "../../src/events/port.ts";
@@ -41,6 +42,8 @@ export class ScriptedLab {
     throw new LabError("E_CONNECT", `${address} is not there`);
   };
   secrets: string[] = [];
+  pins: ReadonlySet<string> = new Set();
+  now: (() => number) | undefined;
 
   services(): Services {
     return {
@@ -52,6 +55,12 @@ export class ScriptedLab {
       },
       locateState: async () => ({ backend: "file", path: this.statePath }),
       openStore: async () => this.store,
+      openArtifacts: async (_selection, settings) =>
+        createArtifactStore({
+          root: `${settings.path}/artifacts`,
+          pins: async () => this.pins,
+          ...(this.now !== undefined && { now: this.now }),
+        }),
       formatSpec: async (text) => `${text.trimEnd()}\n`,
       initFiles: async (name) => [{ path: "lab.yaml", content: `labctl: 1\nname: ${name}\n` }],
       kinds: async () => this.kinds,
@@ -63,6 +72,7 @@ export class ScriptedLab {
   #session(bus: EventBus, redact: (text: string) => string): LabSession {
     const lab: Lab = {
       name: "kernel-lab",
+      scopes: ["lab"],
       files: [],
       resources: this.resources,
       secrets: {},
@@ -75,6 +85,7 @@ export class ScriptedLab {
         retry: { attempts: 0, delay: 0, max_delay: 0 },
       },
       state: { backend: "file", path: this.statePath },
+      artifacts: { store: `${this.statePath}/artifacts`, retention: { days: 30, keep_latest: 5 } },
       imports: [],
       moved: [],
       removed: [],

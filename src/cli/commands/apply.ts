@@ -12,7 +12,7 @@ import { paintFor } from "../renderers/paint.ts";
 import { renderPlan } from "../renderers/plan.ts";
 import { renderSummary } from "../renderers/summary.ts";
 import { formatValue, nameOf } from "../renderers/value.ts";
-import { SCOPE } from "../state-access.ts";
+import { readWhole } from "../state-access.ts";
 import { showBlocked, styleOf } from "./plan.ts";
 import {
   addPlanningOptions,
@@ -156,9 +156,17 @@ async function applyCommand(context: Context, spec: string | undefined, flags: A
   return change(context, { command: "apply", flags, selection: planSelection(context, saved), saved });
 }
 
-/** The spec that a saved plan was made from, unless the command line names one. */
+/** The spec that a saved plan was made from, as it was selected; what the command line says wins. */
 function planSelection(context: Context, saved: Plan): SpecSelection {
-  const selection = selectionOf(context);
+  const flags = selectionOf(context);
+  const { profile, instance, vars, var_files } = saved.settings.selection;
+  const selection: SpecSelection = {
+    ...(profile !== undefined && { profile }),
+    ...(instance !== undefined && { instance }),
+    ...flags,
+    vars: { ...vars, ...flags.vars },
+    varFiles: [...var_files, ...flags.varFiles],
+  };
   if (selection.paths.length > 0) return selection;
   const first = saved.spec[0]?.path;
   const path = first === undefined ? saved.settings.root : resolve(saved.settings.root, first);
@@ -242,6 +250,7 @@ async function change(context: Context, what: Change): Promise<number> {
         lockTimeout: context.globals.lockTimeout,
         cancellation: context.signals.cancellation,
         force: flags.force === true,
+        experimental: context.globals.experimental === true,
         ...(replan && { replan }),
       });
       await view.stop();
@@ -272,7 +281,7 @@ function showSummary(context: Context, work: Work, summary: RunSummary): void {
 /** The lab's outputs: what the next step often needs. */
 async function showOutputs({ term }: Context, { session }: Work): Promise<void> {
   if (term.options.json) return;
-  const { outputs } = await session.store.read(SCOPE);
+  const { outputs } = await readWhole(session.store);
   const entries = Object.entries(outputs);
   if (entries.length === 0) return;
   term.out(`\n${paintFor({ color: term.color }).bold("Outputs:")}`);

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { LabError } from "../../diagnostics/index.ts";
 import type { LabSession } from "../../engine/port.ts";
-import type { Address, Hold, Plain } from "../../model/index.ts";
+import { type Address, type Hold, LAB_SCOPE, type Plain } from "../../model/index.ts";
 import { type Context, durationOption, selectionOf, whoAmI } from "../context.ts";
 import {
   addressText,
@@ -23,7 +23,7 @@ import { holdText, paintStatus, renderMap, renderPairs } from "../renderers/rows
 import { renderTable } from "../renderers/table.ts";
 import { visible } from "../renderers/text.ts";
 import { isMap as isPlainMap } from "../renderers/value.ts";
-import { lockRequest, SCOPE } from "../state-access.ts";
+import { lockRequest } from "../state-access.ts";
 import { styleOf } from "./plan.ts";
 import { planOptions } from "./planning.ts";
 
@@ -291,7 +291,7 @@ async function maintain(
             ...(until !== undefined && { until }),
           };
     const state = await session.store.open(
-      SCOPE,
+      LAB_SCOPE,
       lockRequest(context, `labctl host maintenance ${resource.address} ${what}`),
     );
     try {

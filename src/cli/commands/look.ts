@@ -2,7 +2,7 @@ import { resolve } from "node:path";
 import { Option, type Command } from "commander";
 import { LabError } from "../../diagnostics/index.ts";
 import { listRuns, stateOf } from "../../events/index.ts";
-import { canonicalAddress, formatDuration, isWithin, type Plain, type Row } from "../../model/index.ts";
+import { canonicalAddress, formatDuration, isWithin, LAB_SCOPE, type Plain, type Row } from "../../model/index.ts";
 import { type Context, selectionOf } from "../context.ts";
 import { summaryOf, withLab } from "../lab.ts";
 import { readPlanFile } from "../plan-file.ts";
@@ -14,7 +14,7 @@ import { holdText, renderMap, renderPairs, renderRow, renderRows } from "../rend
 import { paintState } from "../renderers/runs.ts";
 import { plural, visible } from "../renderers/text.ts";
 import { formatValue, isMap, nameOf } from "../renderers/value.ts";
-import { activeHold, holderText, rowsWithin, SCOPE, stateOfLab } from "../state-access.ts";
+import { activeHold, holderText, readWhole, rowsWithin, stateOfLab } from "../state-access.ts";
 import { styleOf } from "./plan.ts";
 import { addressArgument } from "./planning.ts";
 
@@ -105,7 +105,7 @@ async function showGraph(context: Context, spec: string | undefined, flags: Grap
 async function showOutput(context: Context, name: string | undefined, raw: boolean): Promise<number> {
   const { term } = context;
   const { store } = await stateOfLab(context, selectionOf(context));
-  const { outputs } = await store.read(SCOPE);
+  const { outputs } = await readWhole(store);
   if (name === undefined) {
     if (raw) throw new LabError("E_USAGE", "--raw needs the name of one output", { hint: "labctl output --raw NAME" });
     if (term.options.json) term.json(outputs);
@@ -148,7 +148,7 @@ async function showState(context: Context, what: string | undefined): Promise<nu
     return 0;
   }
   const { store } = await stateOfLab(context, selectionOf(context));
-  const view = await store.read(SCOPE);
+  const view = await readWhole(store);
   if (what !== undefined) {
     const address = canonicalAddress(what);
     if (address === undefined) {
@@ -165,7 +165,7 @@ async function showState(context: Context, what: string | undefined): Promise<nu
     return 0;
   }
   const rows = [...view.rows.values()];
-  if (term.options.json) term.json({ lineage: view.lineage, serial: view.serial, rows, outputs: view.outputs });
+  if (term.options.json) term.json({ scopes: view.versions, rows, outputs: view.outputs });
   else if (rows.length === 0) term.out("The state is empty: nothing was applied yet.");
   else {
     for (const row of rows) term.out(shortRow(row, style.color));
@@ -185,8 +185,8 @@ function shortRow(row: Row, color: boolean): string {
 async function showStatus(context: Context): Promise<number> {
   const { term } = context;
   const { store, settings } = await stateOfLab(context, selectionOf(context));
-  const view = await store.read(SCOPE);
-  const lock = await store.holder(SCOPE);
+  const view = await readWhole(store);
+  const lock = await store.holder(LAB_SCOPE);
   const [last] = await listRuns(settings.path, 1);
   const rows = [...view.rows.values()];
   const counts: Record<string, number> = {};
@@ -195,7 +195,7 @@ async function showStatus(context: Context): Promise<number> {
   const holds = [...view.holds].filter(([, hold]) => activeHold(hold, term.io.now()) !== undefined);
   if (term.options.json) {
     term.json({
-      state: { path: settings.path, lineage: view.lineage, serial: view.serial },
+      state: { path: settings.path, scopes: view.versions },
       counts,
       unfinished: unfinished.map(({ address, status }) => ({ address, status })),
       holds: Object.fromEntries(holds),
@@ -209,7 +209,7 @@ async function showStatus(context: Context): Promise<number> {
   const ok = counts["ok"] ?? 0;
   term.out(
     renderPairs([
-      [paint.bold("state"), `${visible(settings.path)} (serial ${view.serial})`],
+      [paint.bold("state"), `${visible(settings.path)} (serial ${view.versions[LAB_SCOPE]?.serial ?? 0})`],
       [
         paint.bold("resources"),
         rows.length === 0 ? "none: nothing was applied yet" : `${plural(rows.length, "row")}, ${ok} ok`,

@@ -2,8 +2,7 @@ import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { LabError } from "../../diagnostics/index.ts";
-import type { Address, Row } from "../../model/index.ts";
-import { isWithin } from "../../model/index.ts";
+import { type Address, isWithin, LAB_SCOPE, type Row, type Scope } from "../../model/index.ts";
 import { approve } from "../approve.ts";
 import { type Context, selectionOf } from "../context.ts";
 import { readAll } from "../input.ts";
@@ -11,7 +10,7 @@ import type { Host } from "../program.ts";
 import { paintFor } from "../renderers/paint.ts";
 import { renderRow, renderRows } from "../renderers/rows.ts";
 import { plural, visible } from "../renderers/text.ts";
-import { changeState, holderText, lockRequest, rowsWithin, SCOPE, stateOfLab } from "../state-access.ts";
+import { changeState, holderText, lockRequest, openWhole, readWhole, rowsWithin, stateOfLab } from "../state-access.ts";
 import { styleOf } from "./plan.ts";
 import { addressArgument } from "./planning.ts";
 
@@ -59,47 +58,82 @@ export function registerState(program: Command, host: Host): void {
     );
   });
 
-  const pull = state.command("pull").summary("print the state as JSON");
+  const rename = state
+    .command("rename")
+    .argument("<lab>", "the name that the spec has now")
+    .summary("say that this state is that of a lab which was renamed");
+  rename.description(
+    "A state belongs to the lab that was applied with it, by name, so that a spec of another lab does not tear this one down. After `name:` has changed in the spec, this tells the state.",
+  );
+  rename.addHelpText("after", "\nExamples:\n  labctl state rename kernel-lab-berlin");
+  rename.action(async (lab: string) => {
+    await host.invoke((context) => renameLab(context, lab), rename);
+  });
+
+  const pull = withScope(state.command("pull").summary("print the state as JSON"));
   pull.addHelpText("after", "\nExamples:\n  labctl state pull > backup.json");
-  pull.action(async () => {
+  pull.action(async (flags: ScopeFlags) => {
     await host.invoke(async (context) => {
       const { store } = await stateOfLab(context, selectionOf(context));
-      context.term.out(await store.pull(SCOPE));
+      context.term.out(await store.pull(flags.scope));
       return 0;
     }, pull);
   });
 
   const push = state.command("push").argument("<file>", "a state as `pull` prints it; - for stdin");
-  push.summary("replace the state").option("--force", "also where it is older, or another lab's");
+  withScope(push.summary("replace the state")).option("--force", "also where it is older, or another lab's");
   push.addHelpText("after", "\nExamples:\n  labctl state push backup.json");
-  push.action(async (file: string, flags: { force?: boolean }) => {
-    await host.invoke((context) => pushState(context, file, flags.force === true), push);
+  push.action(async (file: string, flags: ScopeFlags & { force?: boolean }) => {
+    await host.invoke((context) => pushState(context, flags.scope, file, flags.force === true), push);
   });
 
-  const unlock = state.command("unlock").summary("take the lock away from whoever holds it");
+  const unlock = withScope(state.command("unlock").summary("take the lock away from whoever holds it"));
   unlock.description(
     "Takes the lock away from a run that hangs. What that run writes afterwards is ignored. Dead holders need no unlock.",
   );
   unlock.option("--auto-approve", "do it without asking");
   unlock.addHelpText("after", "\nExamples:\n  labctl state unlock");
-  unlock.action(async (flags: { autoApprove?: boolean }) => {
-    await host.invoke((context) => unlockState(context, flags.autoApprove === true), unlock);
+  unlock.action(async (flags: ScopeFlags & { autoApprove?: boolean }) => {
+    await host.invoke((context) => unlockState(context, flags.scope, flags.autoApprove === true), unlock);
   });
 
-  const repair = state.command("repair").summary("say what is wrong with a damaged state, and mend it");
+  const repair = withScope(state.command("repair").summary("say what is wrong with a damaged state, and mend it"));
   repair.option("--write", "mend it; the damaged files are kept beside");
   repair.addHelpText("after", "\nExamples:\n  labctl state repair\n  labctl state repair --write");
-  repair.action(async (flags: { write?: boolean }) => {
-    await host.invoke((context) => repairState(context, flags.write === true), repair);
+  repair.action(async (flags: ScopeFlags & { write?: boolean }) => {
+    await host.invoke((context) => repairState(context, flags.scope, flags.write === true), repair);
+  });
+}
+
+interface ScopeFlags {
+  readonly scope: Scope;
+}
+
+function withScope(command: Command): Command {
+  return command.option("--scope <scope>", "lab, or pipeline/NAME", LAB_SCOPE);
+}
+
+async function renameLab(context: Context, lab: string): Promise<number> {
+  const { term } = context;
+  return changeState(context, selectionOf(context), "state rename", async ({ store }) => {
+    const session = await openWhole(store, lockRequest(context, `labctl state rename ${lab}`));
+    try {
+      await session.claim(lab);
+    } finally {
+      await session.close();
+    }
+    if (term.options.json) term.json({ lab });
+    else term.out(`This is the state of ${visible(lab)} now.`);
+    return 0;
   });
 }
 
 async function listRows(context: Context, text: string | undefined): Promise<number> {
   const { term } = context;
   const { store } = await stateOfLab(context, selectionOf(context));
-  const view = await store.read(SCOPE);
+  const view = await readWhole(store);
   const rows = text === undefined ? [...view.rows.values()] : rowsWithin(view.rows, addressArgument(text));
-  if (term.options.json) term.json({ lineage: view.lineage, serial: view.serial, rows });
+  if (term.options.json) term.json({ scopes: view.versions, rows });
   else if (rows.length === 0) term.out("The state is empty: nothing was applied yet.");
   else term.out(renderRows(rows, styleOf(term)));
   return 0;
@@ -108,7 +142,7 @@ async function listRows(context: Context, text: string | undefined): Promise<num
 async function showRow(context: Context, address: Address): Promise<number> {
   const { term } = context;
   const { store } = await stateOfLab(context, selectionOf(context));
-  const view = await store.read(SCOPE);
+  const view = await readWhole(store);
   const rows = rowsWithin(view.rows, address);
   const row = view.rows.get(address);
   const hold = view.holds.get(address);
@@ -125,7 +159,7 @@ function contained(rows: readonly Row[], address: Address): Address[] {
 async function moveRows(context: Context, from: Address, to: Address): Promise<number> {
   const { term } = context;
   return changeState(context, selectionOf(context), "state mv", async ({ store }) => {
-    const session = await store.open(SCOPE, lockRequest(context, `labctl state mv ${from} ${to}`));
+    const session = await openWhole(store, lockRequest(context, `labctl state mv ${from} ${to}`));
     try {
       const rows = rowsWithin(session.rows, from);
       if (isWithin(to, from) && to !== from) {
@@ -161,7 +195,7 @@ async function moveRows(context: Context, from: Address, to: Address): Promise<n
 async function removeRows(context: Context, addresses: readonly Address[]): Promise<number> {
   const { term } = context;
   return changeState(context, selectionOf(context), "state rm", async ({ store }) => {
-    const session = await store.open(SCOPE, lockRequest(context, "labctl state rm"));
+    const session = await openWhole(store, lockRequest(context, "labctl state rm"));
     const removed: Address[] = [];
     try {
       const wanted = new Set(addresses.flatMap((one) => rowsWithin(session.rows, one).map((row) => row.address)));
@@ -182,12 +216,12 @@ async function removeRows(context: Context, addresses: readonly Address[]): Prom
   });
 }
 
-async function pushState(context: Context, file: string, force: boolean): Promise<number> {
+async function pushState(context: Context, scope: Scope, file: string, force: boolean): Promise<number> {
   const { term } = context;
   const text = file === "-" ? await readAll(term.io.stdin) : await readInput(resolve(term.io.cwd, file));
   return changeState(context, selectionOf(context), "state push", async ({ store }) => {
-    await store.push(SCOPE, text, { force, lock: lockRequest(context, "labctl state push") });
-    const view = await store.read(SCOPE);
+    await store.push(scope, text, { force, lock: lockRequest(context, "labctl state push") });
+    const view = await store.read(scope);
     if (term.options.json) term.json({ lineage: view.lineage, serial: view.serial, rows: view.rows.size });
     else term.out(`The state now has ${plural(view.rows.size, "row")} (serial ${view.serial}).`);
     return 0;
@@ -205,10 +239,10 @@ async function readInput(path: string): Promise<string> {
   }
 }
 
-async function unlockState(context: Context, sure: boolean): Promise<number> {
+async function unlockState(context: Context, scope: Scope, sure: boolean): Promise<number> {
   const { term } = context;
   const { store } = await stateOfLab(context, selectionOf(context));
-  const holder = await store.holder(SCOPE);
+  const holder = await store.holder(scope);
   if (holder === undefined) {
     if (term.options.json) term.json({ unlocked: false });
     else term.out("The state is not locked.");
@@ -231,18 +265,18 @@ async function unlockState(context: Context, sure: boolean): Promise<number> {
     }
   }
   return changeState(context, selectionOf(context), "state unlock", async () => {
-    const taken = await store.unlock(SCOPE);
+    const taken = await store.unlock(scope);
     if (term.options.json) term.json({ unlocked: taken !== undefined, ...(taken && { holder: taken }) });
     else term.out(taken === undefined ? "The state is not locked." : `Unlocked: it was ${holderText(taken)}.`);
     return 0;
   });
 }
 
-async function repairState(context: Context, write: boolean): Promise<number> {
+async function repairState(context: Context, scope: Scope, write: boolean): Promise<number> {
   const { term } = context;
   const look = async (): Promise<number> => {
     const { store } = await stateOfLab(context, selectionOf(context));
-    const report = await store.repair(SCOPE, { write });
+    const report = await store.repair(scope, { write });
     const paint = paintFor({ color: term.color });
     if (term.options.json) term.json(report);
     else if (!report.damaged) term.out(`${paint.green("The state is sound")}: ${plural(report.kept.rows, "row")}.`);

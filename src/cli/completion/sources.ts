@@ -1,7 +1,7 @@
 import type { Argument, Option } from "commander";
 import { listRuns } from "../../events/index.ts";
 import { type Context, selectionOf } from "../context.ts";
-import { SCOPE, stateOfLab } from "../state-access.ts";
+import { readWhole, stateOfLab } from "../state-access.ts";
 import type { Candidate, Line } from "./complete.ts";
 
 const MOST_RUNS = 20;
@@ -63,13 +63,13 @@ function stateFor(line: Line, context: Context): ReturnType<typeof stateOfLab> {
 
 async function addresses(line: Line, context: Context): Promise<Candidate[]> {
   const { store } = await stateFor(line, context);
-  const { rows } = await store.read(SCOPE);
+  const { rows } = await readWhole(store);
   return [...rows.values()].map((row) => ({ value: row.address, description: row.kind }));
 }
 
 async function outputs(line: Line, context: Context): Promise<Candidate[]> {
   const { store } = await stateFor(line, context);
-  return Object.keys((await store.read(SCOPE)).outputs).map((value) => ({ value, description: "" }));
+  return Object.keys((await readWhole(store)).outputs).map((value) => ({ value, description: "" }));
 }
 
 async function runs(line: Line, context: Context): Promise<Candidate[]> {

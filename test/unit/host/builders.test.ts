@@ -317,7 +317,7 @@ describe("all kinds", () => {
   });
   test("identities are the sections' keys", () => {
     for (const kind of hostProvider.kinds) {
-      expect(kind.schema.properties[kind.section.key]?.["x-labctl"]?.identity, kind.kind).toBe(true);
+      expect(kind.schema.properties[kind.section.key ?? ""]?.["x-labctl"]?.identity, kind.kind).toBe(true);
     }
   });
   test("what is left beside a file is found again, and short enough for any file system", () => {

@@ -1,0 +1,11 @@
+import type { Kind, Provider } from "../provider/index.ts";
+
+/** The providers that come with labctl, loaded when they are first needed. */
+export async function builtinProviders(): Promise<readonly Provider[]> {
+  const { hostProvider } = await import("../../providers/host/index.ts");
+  return [hostProvider];
+}
+
+export async function builtinKinds(): Promise<readonly Kind[]> {
+  return (await builtinProviders()).flatMap((provider) => provider.kinds);
+}
