@@ -13,7 +13,8 @@ export class BlobWriter {
   readonly #room: MakeRoom;
   readonly #hash = createHash("sha256");
   readonly #pieces: Piece[] = [];
-  readonly #piece = Buffer.alloc(PIECE);
+  /** Grows with what comes: most blobs are smaller than a piece. */
+  #piece = Buffer.allocUnsafe(4 * BLOCK);
   #filled = 0;
   #size = 0;
   #closed = false;
@@ -41,6 +42,7 @@ export class BlobWriter {
     const writer = new BlobWriter(path, file, room);
     try {
       const whole = Math.floor((await file.stat()).size / PIECE);
+      if (whole > 0) writer.#grow(PIECE);
       for (let i = 0; i < whole; i++) {
         const { bytesRead } = await file.read(writer.#piece, 0, PIECE, i * PIECE);
         if (bytesRead !== PIECE) break;
@@ -64,12 +66,20 @@ export class BlobWriter {
   async write(data: Uint8Array): Promise<void> {
     for (let at = 0; at < data.length; ) {
       const count = Math.min(data.length - at, PIECE - this.#filled);
+      this.#grow(this.#filled + count);
       this.#piece.set(data.subarray(at, at + count), this.#filled);
       this.#filled += count;
       this.#size += count;
       at += count;
       if (this.#filled === PIECE) await this.#flush();
     }
+  }
+
+  #grow(needed: number): void {
+    if (needed <= this.#piece.length) return;
+    const larger = Buffer.allocUnsafe(Math.min(PIECE, 2 ** Math.ceil(Math.log2(needed))));
+    this.#piece.copy(larger, 0, 0, this.#filled);
+    this.#piece = larger;
   }
 
   /** Everything is on disk; the blob's digest and map. */
