@@ -38,7 +38,7 @@ export function xmlCanHold(text: string): boolean {
  * what no XML can hold is E_SPEC_VALUE.
  */
 export function formatXml(root: XmlElement, prefixes: Readonly<Record<string, string>> = {}): string {
-  const document = new DOMImplementation().createDocument(null, null);
+  const document = new DOMImplementation().createDocument(null, "");
   document.appendChild(build(document, root, prefixes, 0));
   // The serializer leaves a carriage return in text as it is, where parsers would make a line feed of it; those in
   // attributes are escaped already.
@@ -145,11 +145,7 @@ export function textAt(from: XmlElement | undefined, ...path: readonly string[])
 }
 
 /** An attribute of the element at a path. */
-export function attrAt(
-  from: XmlElement | undefined,
-  path: readonly string[],
-  attribute: string,
-): string | undefined {
+export function attrAt(from: XmlElement | undefined, path: readonly string[], attribute: string): string | undefined {
   return find(from, ...path)?.attrs[attribute];
 }
 

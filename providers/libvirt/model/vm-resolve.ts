@@ -1,0 +1,309 @@
+import { isAbsolute } from "node:path/posix";
+import { LabError, parseSize } from "../../../src/index.ts";
+import { type Arch, defaultMachine, machineFamily } from "./arch.ts";
+import { domainFacts, type HostFacts } from "./facts.ts";
+import { macOf, objectName, shareTag, uuidOf } from "./ids.ts";
+import { formatIp, parseIp } from "./ip.ts";
+import type { DiskModel, NicModel, ShareModel, VmModel } from "./vm.ts";
+import type { VmDesired } from "./vm-schema.ts";
+
+/** Where a disk of the spec lies on the host: its layer, its volume, or its own image. */
+export interface PlacedDisk {
+  readonly source: string;
+  readonly kind: "file" | "block";
+  readonly format: string;
+  /** Bytes, where the spec asks for a size or the image has one. */
+  readonly size?: number;
+  /** Path of what lies under the layer. */
+  readonly backing?: string;
+}
+
+/** What a machine's model is made of besides its own properties. */
+export interface VmContext {
+  readonly lab: string;
+  readonly address: string;
+  readonly instance_id: string;
+  readonly lineage: string;
+  /** Digest of what cannot be seen on the domain, for its owner's mark. */
+  readonly digest?: string;
+  /** Its name in libvirt, where it was imported. */
+  readonly name?: string;
+  readonly facts: HostFacts;
+  /** One for each of `desired.disks`, in order. */
+  readonly disks: readonly PlacedDisk[];
+  /** Path on the host of a local file of the spec (kernel, initrd, dtb). */
+  placed(path: string): string;
+  /** libvirt's name of one of `networks:`; undefined: there is none of that name on the host. */
+  network(name: string): string | undefined;
+  /** Path on the host of the cloud-init seed; see cloud-init.ts. Needed where the spec has `cloud_init`. */
+  readonly seed?: string;
+}
+
+type Disk = NonNullable<VmDesired["disks"]>[number];
+type Wrong = (message: string, hint?: string) => LabError;
+
+const MIB = 1024 ** 2;
+
+/** The machine that a spec asks for, on one host. Throws E_SPEC_VALUE where its parts do not go together. */
+export function resolveVm(desired: VmDesired, context: VmContext): VmModel {
+  const wrong: Wrong = (message, hint) =>
+    new LabError("E_SPEC_VALUE", message, { address: context.address, ...(hint !== undefined && { hint }) });
+  const container = desired.type === "container";
+  const { facts } = context;
+  const arch = desired.arch ?? facts.host.arch;
+  if (arch === undefined) throw wrong("the host's processor is none that labctl makes machines of; name an `arch`");
+  const acceleration = container ? "none" : accelerationOf(desired, arch, facts);
+  const machine = container ? "" : (desired.machine ?? defaultMachine(arch));
+  const family = machineFamily(machine);
+  if (container) refuseForContainer(desired, wrong);
+  else if (desired.container !== undefined) throw wrong("`container` goes with `type: container` only");
+  if (family === "microvm" && desired.boot === undefined) {
+    throw wrong("a microvm has no firmware that boots disks", "give it a kernel under `boot`");
+  }
+  const name = context.name ?? objectName(context.lab, desired.name);
+  const firmware = typeof desired.firmware === "object" ? desired.firmware : { type: desired.firmware ?? "bios" };
+  if (firmware.type === "bios" && firmware.secure_boot === true) throw wrong("only UEFI has secure boot");
+  const capabilities = container ? undefined : domainFacts(facts, arch, machine, hypervisorOf(acceleration));
+  const emulator = capabilities?.emulator ?? guestEmulator(facts, arch, container);
+  const hugepages = hugepagesOf(desired.hugepages);
+  const boot = bootOf(desired, context);
+  const root = container ? desired.container : undefined;
+  const vsock = desired.vsock === true ? 0 : typeof desired.vsock === "number" ? desired.vsock : undefined;
+  if (desired.cloud_init !== undefined && context.seed === undefined) {
+    throw new LabError("E_INTERNAL", "a machine with cloud_init needs its seed placed", { address: context.address });
+  }
+  const log = container ? undefined : logOf(desired.console?.log, name);
+  const model: VmModel = {
+    name,
+    uuid: uuidOf(context.instance_id),
+    owner: {
+      lab: context.lab,
+      address: context.address,
+      instance_id: context.instance_id,
+      lineage: context.lineage,
+      ...(context.digest !== undefined && { digest: context.digest }),
+    },
+    type: container ? "container" : "vm",
+    acceleration,
+    arch,
+    machine,
+    ...(emulator !== undefined && { emulator }),
+    cpus: cpusOf(desired, container, acceleration, wrong),
+    memory: memoryOf(desired.memory, wrong),
+    ...(hugepages !== undefined && { hugepages }),
+    disks: (desired.disks ?? []).map((disk, i) => diskOf(disk, i, desired.disks ?? [], context, wrong)),
+    networks: (desired.networks ?? []).map((nic, i) => nicOf(nic, i, context, wrong)),
+    shares: (desired.shares ?? []).map((share) => shareOf(share, container, capabilities?.filesystems, wrong)),
+    ...(boot !== undefined && { boot }),
+    firmware: { type: firmware.type, secure_boot: firmware.secure_boot ?? false },
+    console: log === undefined ? {} : { log },
+    ...(root !== undefined && {
+      container: { root: root.root, init: root.init ?? "/sbin/init", args: [...(root.args ?? [])] },
+    }),
+    ...(desired.cloud_init !== undefined && context.seed !== undefined && { cloud_init: context.seed }),
+    rng: !container && desired.rng !== false,
+    ...(desired.watchdog !== undefined && { watchdog: desired.watchdog }),
+    tpm: desired.tpm === true,
+    ...(vsock !== undefined && { vsock }),
+    autostart: desired.autostart ?? false,
+    running: desired.running ?? true,
+  };
+  refuseTwins(model, wrong);
+  return model;
+}
+
+/** What libvirt calls a way of running machines. */
+export function hypervisorOf(acceleration: VmModel["acceleration"]): "kvm" | "qemu" | "lxc" {
+  return acceleration === "kvm" ? "kvm" : acceleration === "emulated" ? "qemu" : "lxc";
+}
+
+function accelerationOf(desired: VmDesired, arch: Arch, facts: HostFacts): "kvm" | "emulated" {
+  if (desired.acceleration === "kvm" || desired.acceleration === "emulated") return desired.acceleration;
+  const offered = facts.host.guests.some((guest) => guest.arch === arch && guest.types.includes("kvm"));
+  return facts.kvm && offered && facts.host.arch === arch ? "kvm" : "emulated";
+}
+
+function guestEmulator(facts: HostFacts, arch: Arch, container: boolean): string | undefined {
+  const os = container ? "exe" : "hvm";
+  return facts.host.guests.find((guest) => guest.arch === arch && guest.os === os)?.emulator;
+}
+
+function refuseForContainer(desired: VmDesired, wrong: Wrong): void {
+  const not = [
+    ...(["machine", "disks", "boot", "cloud_init", "hugepages", "watchdog"] as const).filter(
+      (key) => desired[key] !== undefined && desired[key] !== false,
+    ),
+    ...(desired.tpm === true ? ["tpm"] : []),
+    ...(desired.vsock !== undefined && desired.vsock !== false ? ["vsock"] : []),
+    ...(desired.firmware !== undefined && desired.firmware !== "bios" ? ["firmware"] : []),
+  ];
+  if (not.length > 0) throw wrong(`a container has no ${not.join(", ")}`, "these are for `type: vm`");
+  if (desired.container === undefined) throw wrong("`type: container` needs `container: { root: DIRECTORY }`");
+}
+
+function cpusOf(desired: VmDesired, container: boolean, acceleration: string, wrong: Wrong): VmModel["cpus"] {
+  const given = typeof desired.cpus === "object" ? desired.cpus : { count: desired.cpus ?? 1 };
+  const { count, sockets, cores, threads } = given;
+  if (container) return { count, max: count };
+  const shaped = sockets !== undefined || cores !== undefined || threads !== undefined;
+  const topology = { sockets: sockets ?? 1, cores: cores ?? 1, threads: threads ?? 1 };
+  const product = topology.sockets * topology.cores * topology.threads;
+  const max = given.max ?? (shaped ? product : count);
+  if (shaped && product !== max) {
+    throw wrong(
+      `${topology.sockets} sockets of ${topology.cores} cores of ${topology.threads} threads are ${product} processors, not ${max}`,
+    );
+  }
+  if (count > max) throw wrong(`${count} processors are more than the ${max} that it can have`);
+  const model = given.model ?? (acceleration === "kvm" ? "host-passthrough" : "max");
+  return { count, max, ...(shaped && { topology }), model };
+}
+
+/** QEMU takes whole MiB only, and libvirt rounds up to them. */
+function memoryOf(memory: VmDesired["memory"] | undefined, wrong: Wrong): VmModel["memory"] {
+  const given = typeof memory === "object" ? memory : { size: memory ?? "1GiB" };
+  const bytes = (text: string): number => {
+    const size = parseSize(text);
+    if (size === undefined || size < MIB) throw wrong(`${JSON.stringify(text)} is no size of a memory`);
+    return Math.ceil(size / MIB) * MIB;
+  };
+  const size = bytes(given.size);
+  const max = given.max === undefined ? size : bytes(given.max);
+  if (size > max) throw wrong(`${given.size} of memory are more than the ${given.max} that it can have`);
+  return { size, max };
+}
+
+function hugepagesOf(given: VmDesired["hugepages"] | undefined): number | undefined {
+  if (given === undefined || given === false) return undefined;
+  return given === true ? 0 : parseSize(given);
+}
+
+function bootOf({ boot }: VmDesired, context: VmContext): VmModel["boot"] {
+  if (boot === undefined) return undefined;
+  return {
+    kernel: context.placed(boot.kernel),
+    ...(boot.initrd !== undefined && { initrd: context.placed(boot.initrd) }),
+    ...(boot.cmdline !== undefined && boot.cmdline !== "" && { cmdline: boot.cmdline }),
+    ...(boot.dtb !== undefined && { dtb: context.placed(boot.dtb) }),
+  };
+}
+
+/** In the folder that every libvirt has for QEMU's logs: its log daemon makes none. */
+function logOf(log: string | boolean | undefined, name: string): string | undefined {
+  if (log === false) return undefined;
+  return typeof log === "string" ? log : `/var/log/libvirt/qemu/${name}-console.log`;
+}
+
+function diskOf(disk: Disk, at: number, disks: readonly Disk[], context: VmContext, wrong: Wrong): DiskModel {
+  const placed = context.disks[at];
+  if (placed === undefined) {
+    throw new LabError("E_INTERNAL", "a disk was not placed", { address: context.address });
+  }
+  if (disk.volume !== undefined && disk.image !== undefined) throw wrong(`disk ${at} has both a volume and an image`);
+  if (disk.volume === undefined && disk.image === undefined && disk.size === undefined) {
+    throw wrong(`disk ${at} needs a volume, an image, or a size to be empty of`);
+  }
+  const device = disk.device ?? "disk";
+  const bus = disk.bus ?? "virtio";
+  if (device === "cdrom" && bus === "virtio")
+    throw wrong(`disk ${at} is a cdrom, which virtio has not`, "`bus: sata` or scsi");
+  if (disk.io === "native" && disk.cache !== "none" && disk.cache !== "directsync") {
+    throw wrong(`disk ${at}: \`io: native\` needs \`cache: none\` or \`cache: directsync\``);
+  }
+  return {
+    target: disk.target ?? targetOf(disks, at),
+    device,
+    bus,
+    source: placed.source,
+    kind: placed.kind,
+    format: placed.format,
+    ...(disk.cache !== undefined && { cache: disk.cache }),
+    ...(disk.io !== undefined && { io: disk.io }),
+    discard: disk.discard ?? false,
+    readonly: device === "cdrom" || (disk.readonly ?? false),
+    ...(disk.serial !== undefined && { serial: disk.serial }),
+    ...(disk.boot !== undefined && { boot: disk.boot }),
+    ...(placed.size !== undefined && { size: placed.size }),
+    ...(placed.backing !== undefined && { backing: placed.backing }),
+  };
+}
+
+const prefixOf = (disk: Disk): string => ((disk.bus ?? "virtio") === "virtio" ? "vd" : "sd");
+
+/** vda, vdb, ... by place among the disks that share the letters; names that the spec gives are passed over. */
+function targetOf(disks: readonly Disk[], at: number): string {
+  const prefix = disks[at] === undefined ? "vd" : prefixOf(disks[at]);
+  const given = new Set(disks.map((disk) => disk.target));
+  const before = disks.slice(0, at).filter((disk) => disk.target === undefined && prefixOf(disk) === prefix).length;
+  let free = -1;
+  for (let n = 0; ; n += 1) {
+    const name = diskName(prefix, n);
+    if (!given.has(name)) free += 1;
+    if (free === before) return name;
+  }
+}
+
+/** vda is 0, vdz 25, vdaa 26. */
+export function diskName(prefix: string, n: number): string {
+  const letter = (i: number): string => String.fromCodePoint(97 + i);
+  return prefix + (n < 26 ? letter(n) : letter(Math.floor(n / 26) - 1) + letter(n % 26));
+}
+
+function nicOf(
+  given: NonNullable<VmDesired["networks"]>[number],
+  at: number,
+  context: VmContext,
+  wrong: Wrong,
+): NicModel {
+  const nic = typeof given === "string" ? { network: given } : given;
+  const plugs = [nic.network, nic.bridge, nic.user === true ? true : undefined].filter((one) => one !== undefined);
+  if (plugs.length !== 1) throw wrong(`network card ${at} needs one of \`network\`, \`bridge\` and \`user: true\``);
+  const network = nic.network === undefined ? undefined : context.network(nic.network);
+  if (nic.network !== undefined && network === undefined) throw wrong(`there is no network ${nic.network} on its host`);
+  const ip = nic.address === undefined ? undefined : parseIp(nic.address);
+  if (nic.address !== undefined && (ip?.family !== 4 || network === undefined)) {
+    throw wrong(`${nic.address}: a card's address is one of IPv4, and one of \`networks:\` gives it`);
+  }
+  return {
+    mac: nic.mac?.toLowerCase() ?? macOf(context.instance_id, at),
+    ...(network !== undefined && { network }),
+    ...(nic.bridge !== undefined && { bridge: nic.bridge }),
+    ...(nic.user === true && { user: true as const }),
+    model: nic.model ?? "virtio",
+    link: nic.link ?? true,
+    ...(nic.mtu !== undefined && { mtu: nic.mtu }),
+    ...(nic.boot !== undefined && { boot: nic.boot }),
+    ...(ip !== undefined && { address: formatIp(ip) }),
+  };
+}
+
+function shareOf(
+  share: NonNullable<VmDesired["shares"]>[number],
+  container: boolean,
+  filesystems: readonly string[] | undefined,
+  wrong: Wrong,
+): ShareModel {
+  if (!isAbsolute(share.source)) throw wrong(`the share ${share.source} is no absolute path on the host`);
+  const readonly = share.readonly ?? false;
+  const base = { source: share.source, readonly };
+  if (container) return { ...base, target: share.target, type: "bind" };
+  // virtiofsd of libvirt before 11 has no read-only mode, and libvirt refuses what it cannot do.
+  const best = filesystems?.includes("virtiofs") === true && !readonly ? "virtiofs" : "9p";
+  const type = share.type === "virtiofs" || share.type === "9p" ? share.type : best;
+  return { ...base, target: shareTag(share.target), type };
+}
+
+/** Two of what tells things apart would make one of them disappear. */
+function refuseTwins(model: VmModel, wrong: Wrong): void {
+  const lists: readonly [string, readonly (string | number)[]][] = [
+    ["disk", model.disks.map((one) => one.target)],
+    ["disk on", model.disks.flatMap((one) => (one.readonly || one.source === undefined ? [] : [one.source]))],
+    ["network card", model.networks.map((one) => one.mac)],
+    ["share", model.shares.map((one) => one.target)],
+    ["place in the order of booting", [...model.disks, ...model.networks].flatMap((one) => one.boot ?? [])],
+  ];
+  for (const [what, keys] of lists) {
+    const twin = keys.find((key, i) => keys.indexOf(key) !== i);
+    if (twin !== undefined) throw wrong(`there are two of the ${what} ${twin}`);
+  }
+}
