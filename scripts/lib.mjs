@@ -52,6 +52,13 @@ const PEERS = {
   faketime: "faketime",
   "qemu-system-x86_64": "qemu-system-x86",
   "qemu-system-aarch64": "qemu-system-arm",
+  dnf: "dnf",
+  rpmbuild: "rpm",
+  createrepo_c: "createrepo-c",
+  strace: "strace",
+  mmdebstrap: "mmdebstrap",
+  "qemu-img": "qemu-utils",
+  "mkfs.ext4": "e2fsprogs",
 };
 
 function has(program) {

@@ -138,6 +138,19 @@ function exitText(result: ExecResult): string {
   return result.code === undefined ? "" : ` (exit code ${result.code})`;
 }
 
+/** Refuses a way that has been shown on nothing but text, unless the user allowed it. @throws LabError E_EXPERIMENTAL */
+export function refuseUnproven(
+  ctx: KindContext,
+  item: { readonly address: Address; readonly parent: Address | undefined },
+  what: string,
+): void {
+  if (ctx.experimental === true) return;
+  throw new LabError("E_EXPERIMENTAL", `${what} on ${item.parent ?? item.address}: this way is experimental`, {
+    address: item.address,
+    hint: "it has not been shown to work on anything that labctl's authors did not write; run with --experimental to use it all the same",
+  });
+}
+
 /** The last lines that say something, joined for an error message. */
 export function lastLines(output: Buffer | string, count = 5, longest = 600): string {
   const lines = output

@@ -22,19 +22,23 @@ export interface MountFacts {
 }
 
 /** Prints mountinfo's last line of each mount point, whether bind sources match, and fstab in base64. */
-export function mountsScript(mounts: readonly { readonly path: string; readonly source: string }[]): ShellText {
+export function mountsScript(
+  mounts: readonly { readonly path: string; readonly source: string; readonly bind: boolean }[],
+): ShellText {
   return shJoin([
     new ShellText(String.raw`labctl_mount() {
   while IFS= read -r labctl_l; do
-    set -- "$1" "$2" "$3" $labctl_l
-    if [ "$8" = "$2" ]; then labctl_found=$labctl_l; fi
+    set -- "$1" "$2" "$3" "$4" $labctl_l
+    if [ "$9" = "$2" ]; then labctl_found=$labctl_l; fi
   done </proc/self/mountinfo
   printf 'M %s\n' "$labctl_found"
-  if [ "$1" -ef "$3" ]; then echo same; else echo other; fi
+  # Looking at what is mounted waits for a server that is away, perhaps for ever.
+  if [ "$4" = bind ] && [ "$1" -ef "$3" ]; then echo same; else echo other; fi
 }
 set -f`),
     ...mounts.map(
-      ({ path, source }) => sh`labctl_found=; labctl_mount ${path} ${kernelEscape(path)} ${realSource(source)}`,
+      ({ path, source, bind }) =>
+        sh`labctl_found=; labctl_mount ${path} ${kernelEscape(path)} ${realSource(source)} ${bind ? "bind" : "no"}`,
     ),
     sh`echo F; if [ -f /etc/fstab ]; then base64 </etc/fstab; fi`,
   ]);

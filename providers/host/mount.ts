@@ -119,7 +119,9 @@ function observedOf(facts: MountFacts, path: string): Observed {
 
 const probe = {
   script: (group: readonly { readonly desired: Desired }[]): ShellText =>
-    mountsScript(group.map(({ desired }) => ({ path: desired.path, source: desired.source ?? "" }))),
+    mountsScript(
+      group.map(({ desired }) => ({ path: desired.path, source: desired.source ?? "", bind: isBind(desired) })),
+    ),
   parse: (lines: readonly string[], group: readonly { readonly desired: Desired }[]) =>
     parseMounts(lines, group.length).map((facts, i) => {
       const value = observedOf(facts, group[i]?.desired.path ?? "");

@@ -20,33 +20,45 @@ export function packagesScript(names: readonly string[]): ShellText {
   const apt = "labctl ${db:Status-Abbrev}|${Package}|${Architecture}|${Version}\\n";
   const rpm = "labctl ii |%{NAME}|%{ARCH}|%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n";
   return sh`if command -v apt-get >/dev/null 2>&1; then echo apt; dpkg-query -W -f ${apt} -- ${names} 2>/dev/null
-elif command -v dnf >/dev/null 2>&1; then echo dnf; rpm -q --qf ${rpm} -- ${names} 2>/dev/null
+elif command -v dnf >/dev/null 2>&1; then
+  case $(readlink -f "$(command -v dnf)") in *dnf5*) echo dnf5 ;; *) echo dnf ;; esac
+  rpm -q --qf ${rpm} -- ${names} 2>/dev/null
 elif command -v apk >/dev/null 2>&1; then echo apk; awk ${'/^P:/ { p = substr($0, 3) } /^V:/ { print "labctl ii |" p "||" substr($0, 3) }'} /lib/apk/db/installed
 else echo none; fi`;
 }
 
-/** The manager, and what is known of each package that is there. */
+/** What no test has seen at work: there is no such manager in Debian to try it with. */
+const UNPROVEN: Readonly<Record<string, string>> = { dnf5: "dnf 5", apk: "apk" };
+
+/** The manager, and what is known of each package that is there. `unproven`: its name, where no test has seen it at work. */
 export function parsePackages(lines: readonly string[]): {
   readonly manager: Manager | undefined;
+  readonly unproven: string | undefined;
   find(name: string): PackageState | undefined;
 } {
   const [first] = lines;
-  const manager = first === "apt" || first === "dnf" || first === "apk" ? first : undefined;
+  const name = first === "dnf5" ? "dnf" : first;
+  const manager = name === "apt" || name === "dnf" || name === "apk" ? name : undefined;
   const states = new Map<string, PackageState>();
   for (const line of lines) {
     const match = /^labctl (.)(.).?\|([^|]*)\|([^|]*)\|(.*)$/.exec(line);
     if (match === null) continue;
-    const [, want = "", status = "", name = "", arch = "", version = ""] = match;
+    const [, want = "", status = "", label = "", arch = "", version = ""] = match;
     // n: not installed; c: only configuration files are left.
     if (status === "n" || status === "c") continue;
     const state = { installed: status === "i", hold: want === "h", version: plainVersion(version) };
-    for (const key of [name, `${name}:${arch}`]) {
+    const double = manager === "dnf" && states.has(`${label}:${arch}`) && !SEVERAL.test(label);
+    for (const key of [label, `${label}:${arch}`]) {
       const known = states.get(key);
-      if (known === undefined || (!known.installed && state.installed)) states.set(key, state);
+      if (double) states.set(key, { ...state, installed: false });
+      else if (known === undefined || (!known.installed && state.installed)) states.set(key, state);
     }
   }
-  return { manager, find: (name) => states.get(name) };
+  return { manager, unproven: UNPROVEN[first ?? ""], find: (wanted) => states.get(wanted) };
 }
+
+/** Packages of which rpm keeps several versions on purpose. Of others, a second one is what a killed upgrade left. */
+const SEVERAL = /^(kernel|gpg-pubkey)(-|$)/;
 
 /** rpm's epoch 0 is never written by people. */
 function plainVersion(version: string): string {
@@ -136,7 +148,8 @@ export function refreshCommand(manager: Manager): ShellText {
     case "apt":
       return shCommand(["apt-get", ...APT_OPTIONS, "update"]);
     case "dnf":
-      return shCommand(["dnf", "-y", "-q", "makecache"]);
+      // Without --refresh it would keep what it has for days.
+      return shCommand(["dnf", "-y", "-q", "--refresh", "makecache"]);
     case "apk":
       return shCommand(["apk", "update", "--no-progress", "--wait", String(LOCK_SECONDS)]);
   }
@@ -162,6 +175,21 @@ done
 printf '%s\n' "$labctl_m"`,
     shCommand(["apt-get", ...APT_OPTIONS, "--no-remove", "--fix-broken", "install"]),
   ]);
+}
+
+/**
+ * Ends upgrades that were cut off: the new version is there with all its files, and the old one was not taken away. dnf takes both
+ * for installed then, and does nothing more about either.
+ */
+export function rpmRepairScript(names: readonly string[]): ShellText {
+  const row = "%{DBINSTANCE} %{NAME}.%{ARCH} %{NAME}-%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}.%{ARCH}\\n";
+  return sh`rpm -q --qf ${row} -- ${names} 2>/dev/null | sort -rn | awk 'NF == 3 && seen[$2]++ { print $3 }' |
+  while read -r labctl_p; do rpm -e --nodeps -- "$labctl_p" 2>&1; done`;
+}
+
+/** Packages of which rpm keeps several versions on purpose are not for {@link rpmRepairScript}. */
+export function canBeDouble(name: string): boolean {
+  return !SEVERAL.test(name);
 }
 
 /** Removes one package and nothing that needs it. */
@@ -190,7 +218,8 @@ export function removalCheck(manager: Manager, name: string): ShellText {
     case "apt":
       return sh`apt-get -s -q --no-auto-remove --allow-change-held-packages remove -- ${name} 2>/dev/null | sed -n 's/^Remv \\([^ ]*\\).*/\\1/p'`;
     case "dnf":
-      return sh`rpm -q --qf '%{NAME}\n' --whatrequires -- ${name} 2>/dev/null | grep -v '^no package requires' || :`;
+      // What is needed may be a file, a library or a name that the package provides: only a trial knows them all.
+      return sh`rpm -e --test -- ${name} 2>&1 | sed -n 's/.* is needed by (installed) \\(.*\\)-[^-]*-[^-]*$/\\1/p'`;
     case "apk":
       return sh`apk info -q -r -- ${name} 2>/dev/null | sed 's/-[0-9][^-]*-r[0-9]*$//' || :`;
   }
@@ -223,14 +252,23 @@ export function unknownPackages(output: string): string[] {
     /^\s+(\S+) \(no such package\)/gm,
   ];
   const names = patterns.flatMap((pattern) => [...output.matchAll(pattern)].map((match) => match[1] ?? ""));
-  return [...new Set(names)];
+  // dnf -q has all of them on one line.
+  const all = [...output.matchAll(/Unable to find a match: (.+)/g)].flatMap((match) =>
+    (match[1] ?? "").trim().split(/\s+/),
+  );
+  return [...new Set([...names, ...all])];
+}
+
+/** Whether the package is one of those that cannot be found: dnf names it with the version that was asked for. */
+export function isUnknown({ name, version }: PackageWish, unknown: readonly string[]): boolean {
+  return unknown.includes(name) || (version !== undefined && unknown.includes(`${name}-${version}`));
 }
 
 /** The lines of a package manager's output that say what went wrong. */
 export function relevantLines(output: string): string {
   const lines = output.split(/\r?\n/).map((line) => line.trim());
   const telling = lines.filter((line) =>
-    /^(E:|W: Failed|Err:|dpkg: error|ERROR:|Error:|error:)|unmet dependencies|Depends:|Conflicts:|Breaks:|no such package|No match for argument|unsatisfiable|No space left|need to be removed/i.test(
+    /^(E:|W: Failed|Err:|dpkg: error|ERROR:|Error:|error:)|unmet dependencies|Problem:|nothing provides|Cannot download|Failed to download|Depends:|Conflicts:|Breaks:|no such package|No match for argument|unsatisfiable|No space left|need to be removed/i.test(
       line,
     ),
   );

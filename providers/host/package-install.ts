@@ -13,11 +13,14 @@ import {
   APT_ENVIRONMENT,
   aptHealthScript,
   aptRepairScript,
+  canBeDouble,
   installCommand,
+  isUnknown,
   type Manager,
   namesCommand,
   refreshCommand,
   relevantLines,
+  rpmRepairScript,
   unknownPackages,
 } from "./package-commands.ts";
 import type { PackageItem } from "./package-model.ts";
@@ -48,7 +51,13 @@ export class Installer {
   }
 
   /** Finishes what a killed run left, and has lists of packages that are not old. */
-  async prepare(): Promise<void> {
+  async prepare(items: readonly PackageItem[]): Promise<void> {
+    if (this.manager === "dnf") {
+      const double = items.filter((item) => item.observed?.installed === false && canBeDouble(item.desired.name));
+      if (double.length === 0) return;
+      this.ctx.log("info", "finishing an installation that was cut off");
+      await this.run(rpmRepairScript(double.map((item) => item.desired.name)));
+    }
     if (this.manager !== "apt") return;
     const health = requireSuccess(
       await this.machine.exec(aptHealthScript(), { signal: this.ctx.signal }),
@@ -115,15 +124,19 @@ async function packageError(installer: Installer, item: PackageItem, said: strin
       hint: "set `sudo: true` on the host, or log in as root",
     });
   }
-  if (unknownPackages(said).some((unknown) => unknown === name)) {
-    const near = /E: Version '/.test(said) ? [] : await nearest(installer, name);
+  if (isUnknown(item.desired, unknownPackages(said))) {
+    const near =
+      /E: Version '/.test(said) || !unknownPackages(said).includes(name) ? [] : await nearest(installer, name);
     const hint =
       near.length > 0
         ? `did you mean ${near.join(", ")}?`
         : "see which versions and packages the host's repositories have (`apt-cache policy NAME`)";
     return new LabError("E_PACKAGE", `${what} cannot be found: ${relevantLines(said)}`, { ...known, hint });
   }
-  const network = /Temporary failure resolving|Could not connect|Connection timed out|Failed to fetch/i.test(said);
+  const network =
+    /Temporary failure resolving|Could not connect|Connection timed out|Failed to fetch|Failed to download metadata|Cannot download/i.test(
+      said,
+    );
   return new LabError("E_PACKAGE", `${what} cannot be installed: ${relevantLines(said)}`, {
     ...known,
     hint: network
@@ -158,8 +171,8 @@ export async function installAll(
   while (left.length > 0) {
     const said = await installer.install(left, again);
     if (said === undefined) return;
-    const unknown = new Set(unknownPackages(said));
-    const bad = left.filter((item) => unknown.has(item.desired.name));
+    const unknown = unknownPackages(said);
+    const bad = left.filter((item) => isUnknown(item.desired, unknown));
     if (bad.length === 0) break;
     for (const item of bad) errors.set(item.address, await packageError(installer, item, said));
     left = left.filter((item) => !bad.includes(item));

@@ -3,9 +3,11 @@ import {
   LabError,
   type ObjectSchema,
   type PropertyDiff,
+  type KindContext,
   type Reading,
   type ReconcileItem,
 } from "../../src/index.ts";
+import { type Probe, refuseUnproven } from "./common.ts";
 import { packagesScript, type PackageState, parsePackages, versionMatches } from "./package-commands.ts";
 
 export const schema = {
@@ -68,17 +70,20 @@ export function diffPackage(desired: Desired, observed: PackageState): PropertyD
   return out;
 }
 
-export const probe = {
-  script: (group: readonly { readonly desired: Desired }[]) => packagesScript(group.map((item) => item.desired.name)),
-  parse(lines: readonly string[], group: readonly { readonly desired: Desired }[]): Reading<PackageState>[] {
-    const found = parsePackages(lines);
-    return group.map((item) => {
-      if (found.manager === undefined) return { is: "unreachable", why: noManager() };
-      const state = found.find(item.desired.name);
-      return state === undefined ? { is: "absent" } : { is: "present", value: state };
-    });
-  },
-};
+export function packageProbe(ctx: KindContext): Probe<Desired, PackageState> {
+  return {
+    script: (group) => packagesScript(group.map((item) => item.desired.name)),
+    parse(lines, group): Reading<PackageState>[] {
+      const found = parsePackages(lines);
+      return group.map((item) => {
+        if (found.manager === undefined) return { is: "unreachable", why: noManager() };
+        if (found.unproven !== undefined) refuseUnproven(ctx, item, `packages through ${found.unproven}`);
+        const state = found.find(item.desired.name);
+        return state === undefined ? { is: "absent" } : { is: "present", value: state };
+      });
+    },
+  };
+}
 
 export function noManager(): LabError {
   return new LabError("E_PACKAGE", "none of apt, dnf and apk is on this host", {

@@ -8,7 +8,15 @@ import {
   parentAddress,
   type Reading,
 } from "../../src/index.ts";
-import { asError, groupByMachine, machineOf, readByMachine, readByProbe, requireSuccess } from "./common.ts";
+import {
+  asError,
+  groupByMachine,
+  machineOf,
+  readByMachine,
+  readByProbe,
+  refuseUnproven,
+  requireSuccess,
+} from "./common.ts";
 import { afterForPackage } from "./order.ts";
 import {
   holdCommand,
@@ -22,7 +30,7 @@ import {
   versionMatches,
 } from "./package-commands.ts";
 import { installAll, Installer, text } from "./package-install.ts";
-import { attributes, diffPackage, noManager, type PackageItem, probe, schema } from "./package-model.ts";
+import { attributes, diffPackage, noManager, type PackageItem, packageProbe, schema } from "./package-model.ts";
 
 /** Those that need the package manager; a held or released one alone does not. */
 function needsInstall(item: PackageItem): boolean {
@@ -44,13 +52,13 @@ async function reconcileHost(
   const errors = new Map<Address, Error>();
   const wanted = group.filter(needsInstall);
   if (wanted.length > 0) {
-    await installer.prepare();
+    await installer.prepare(wanted);
     for (const recommends of [undefined, true, false]) {
       const some = wanted.filter((item) => item.desired.recommends === recommends);
       if (some.length > 0) await installAll(installer, some, errors);
     }
     // Killed while it was unpacked, a package is neither configured by dpkg nor installed again by apt unless told so.
-    const after = await readByProbe(ctx, machine, wanted, probe);
+    const after = await readByProbe(ctx, machine, wanted, packageProbe(ctx));
     const half = wanted.filter((item, i) => {
       const reading = after[i];
       return reading?.is === "present" && !reading.value.installed && !errors.has(item.address);
@@ -74,7 +82,7 @@ async function reconcileHost(
     if (result.code !== 0)
       errors.set(item.address, new LabError("E_PACKAGE", `${name} cannot be held: ${relevantLines(text(result))}`));
   }
-  const readings = await readByProbe(ctx, machine, group, probe);
+  const readings = await readByProbe(ctx, machine, group, packageProbe(ctx));
   for (const [i, item] of group.entries())
     outcomes.set(item.address, outcomeOf(item, readings[i], errors.get(item.address)));
 }
@@ -105,8 +113,9 @@ function outcomeOf(
 
 async function managerOf(ctx: OperationContext, machine: Machine, item: PackageItem): Promise<Manager> {
   const result = await machine.exec(packagesScript([item.desired.name]), { signal: ctx.signal });
-  const { manager } = parsePackages(result.stdout.toString("utf8").split("\n"));
+  const { manager, unproven } = parsePackages(result.stdout.toString("utf8").split("\n"));
   if (manager === undefined) throw noManager();
+  if (unproven !== undefined) refuseUnproven(ctx, item, `packages through ${unproven}`);
   return manager;
 }
 
@@ -145,7 +154,7 @@ async function remove(ctx: OperationContext, item: PackageItem): Promise<void> {
   const machine = machineOf(ctx, item);
   const installer = new Installer(ctx, machine, await managerOf(ctx, machine, item));
   if (original === undefined) {
-    await installer.prepare();
+    await installer.prepare([item]);
     await removeOwn(installer, item);
     return;
   }
@@ -186,7 +195,8 @@ export const packageKind = defineKind({
   kind: "package",
   title: "A package on a host",
   description: [
-    "A package of the distribution, through apt, dnf or apk. All packages of a host are installed in one run of the package",
+    "A package of the distribution, through apt or dnf (4), and, with `--experimental`, through dnf 5 or apk, which no test",
+    "has seen at work yet. All packages of a host are installed in one run of the package",
     "manager; one that cannot be had does not keep the others from being installed. Lists of packages are read again only",
     "where they are older than a day or do not know a package. An installation that was cut off is finished first.",
     "",
@@ -199,7 +209,7 @@ export const packageKind = defineKind({
   ownership: "shared",
   limits: (_desired, address) => [{ name: `${parentAddress(address) ?? "host"}/packages`, permits: 1 }],
   after: (_desired, siblings) => afterForPackage(siblings),
-  readMany: (ctx, items) => readByMachine(ctx, items, probe),
+  readMany: (ctx, items) => readByMachine(ctx, items, packageProbe(ctx)),
   diff: ({ desired, observed }) => diffPackage(desired, observed),
   reconcile,
   reconcileMany,

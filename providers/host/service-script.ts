@@ -8,7 +8,7 @@ export interface ServiceFacts {
   readonly known: boolean;
   readonly enabled: boolean;
   readonly running: boolean;
-  /** systemd's word for how it is enabled, e.g. static; empty elsewhere. */
+  /** systemd's word for how it is enabled, e.g. static; OpenRC's runlevels that start it, joined by commas; else empty. */
   readonly unit: string;
   /** Digest of what it was last restarted for. */
   readonly restarted_for: string;
@@ -37,8 +37,8 @@ labctl_limit() {
 }
 labctl_systemd() {
   labctl_n=$1
-  case $1 in *.*) labctl_u=$1 ;; *) labctl_u=$1.service ;; esac
-  set -- $(systemctl show -p LoadState -p ActiveState -p UnitFileState -- "$labctl_u" 2>/dev/null)
+  # Names are completed by systemctl itself, here as where it acts.
+  set -- $(systemctl show -p LoadState -p ActiveState -p SubState -p UnitFileState -- "$1" 2>/dev/null)
   labctl_k=no labctl_e=no labctl_a=no labctl_s=
   for labctl_p do
     case $labctl_p in
@@ -48,16 +48,26 @@ labctl_systemd() {
       UnitFileState=*) labctl_s=${"$"}{labctl_p#*=} ;;
     esac
   done
+  # What ends again and again is "activating" between two tries.
+  for labctl_p do case $labctl_p in SubState=auto-restart*) labctl_a=no ;; esac; done
+  # enabled-runtime ends with this start of the host, and linked means only that the file is found.
   case $labctl_s in
-    enabled|enabled-runtime|alias|linked|linked-runtime) labctl_e=yes ;;
+    enabled|alias) labctl_e=yes ;;
     generated) labctl_rc "$labctl_n" ;;
   esac
 }
 labctl_openrc() {
   labctl_k=no labctl_e=no labctl_a=no labctl_s=
   [ ! -e "/etc/init.d/$1" ] || labctl_k=yes
-  for labctl_l in /etc/runlevels/*/"$1"; do [ ! -e "$labctl_l" ] || labctl_e=yes; done
-  [ ! -e "/run/openrc/started/$1" ] || labctl_a=yes
+  for labctl_l in /etc/runlevels/*/"$1"; do
+    [ -e "$labctl_l" ] || continue
+    labctl_e=yes labctl_l=${"$"}{labctl_l%/*}
+    labctl_s=$labctl_s${"$"}{labctl_s:+,}${"$"}{labctl_l##*/}
+  done
+  # OpenRC keeps as started what died by itself; only the script, or OpenRC's record of processes, can tell.
+  if [ -e "/run/openrc/started/$1" ]; then
+    labctl_limit rc-service -- "$1" status </dev/null >/dev/null 2>&1 && labctl_a=yes
+  fi
 }
 labctl_sysv() {
   labctl_k=no labctl_a=no labctl_s=
@@ -97,13 +107,30 @@ export function parseServices(lines: readonly string[], count: number): (Service
   });
 }
 
-/** The commands that enable or disable, as words. */
-export function enableCommands(manager: Manager, name: string, enabled: boolean): string[][] {
+/** OpenRC's own `--all del` fails for each runlevel that does not have it. */
+const OPENRC_DISABLE = `for l in /etc/runlevels/*/"$1"; do
+  [ -L "$l" ] || [ -e "$l" ] || continue
+  l=\${l%/*}
+  rc-update del "$1" "\${l##*/}" || exit 1
+done`;
+
+/**
+ * In a session of its own and deaf to the loss of its reader: a script that is cut off half way leaves a process that OpenRC
+ * does not know of, and that no later start or stop gets rid of. OpenRC does not start what it takes for started, though
+ * it died by itself: that is forgotten first.
+ */
+const OPENRC_RUN = `trap '' HUP PIPE
+if [ "$2" = start ] && [ -e "/run/openrc/started/$1" ]; then rc-service "$1" zap || exit 1; fi
+exec rc-service "$1" "$2"`;
+
+/** The commands that enable or disable, as words. `levels`: OpenRC's runlevels, where it was enabled in others than the usual one. */
+export function enableCommands(manager: Manager, name: string, enabled: boolean, levels = ""): string[][] {
   switch (manager) {
     case "systemd":
       return [["systemctl", enabled ? "enable" : "disable", "--", name]];
     case "openrc":
-      return [enabled ? ["rc-update", "add", name, "default"] : ["rc-update", "--all", "del", name]];
+      if (!enabled) return [["sh", "-c", OPENRC_DISABLE, "sh", name]];
+      return [["rc-update", "add", name, ...(levels === "" ? ["default"] : levels.split(","))]];
     case "sysv":
       // A script that never had links is refused by `enable`; `defaults` makes them, and leaves those that are there.
       return enabled
@@ -120,7 +147,7 @@ export function runWords(manager: Manager, name: string, verb: "start" | "stop" 
     case "systemd":
       return ["systemctl", verb, "--", name];
     case "openrc":
-      return ["rc-service", name, verb];
+      return ["setsid", "sh", "-c", OPENRC_RUN, "sh", name, verb];
     case "sysv":
       return [`/etc/init.d/${name}`, verb];
   }

@@ -62,7 +62,10 @@ const attributes = {
     enabled: { type: "boolean", description: "Whether it is started when the host starts." },
     running: { type: "boolean", description: "Whether it runs." },
     manager: { type: "string", enum: ["systemd", "openrc", "sysv"], description: "What drives it." },
-    unit: { type: "string", description: "systemd's word for how it is enabled, e.g. static; empty elsewhere." },
+    unit: {
+      type: "string",
+      description: "systemd's word for how it is enabled, e.g. static; OpenRC's runlevels that start it; else empty.",
+    },
     restarted_for: { type: "string", description: "Digest of `restart_on` at its last restart; empty: none." },
   },
   required: ["enabled", "running", "manager", "unit", "restarted_for"],
@@ -156,9 +159,16 @@ async function run(
   throw failure(`the service ${name} could not be ${verb}: ${failed.text}`, failed.text, look).atAddress(item.address);
 }
 
-/** Reads until what was asked for shows, for two seconds: a start returns before the process has its pid file. */
-async function settle(ctx: OperationContext, item: ServiceItem): Promise<Observed> {
+/** How long what was started must run to count as running, in milliseconds: systemd calls it started before it does anything. */
+const STEADY_MS = 500;
+
+/**
+ * Reads until what was asked for shows, for two seconds: a start returns before the process has its pid file. With `steady` it must
+ * show for a while.
+ */
+async function settle(ctx: OperationContext, item: ServiceItem, steady: boolean): Promise<Observed> {
   let paths: readonly string[] = ["name"];
+  if (steady) await pause(STEADY_MS, ctx.signal);
   for (let i = 0; i < 8; i++) {
     const [reading] = await readByProbe(ctx, machineOf(ctx, item), [item], probe);
     if (reading?.is === "unreachable") throw reading.why;
@@ -224,8 +234,9 @@ export const service = defineKind({
         hint: "correct the name, or declare the package that brings it under `packages:`",
       });
     }
-    await run(ctx, item, serviceSteps(item.desired, now.value), now.value.manager);
-    return settle(ctx, item);
+    const steps = serviceSteps(item.desired, now.value);
+    await run(ctx, item, steps, now.value.manager);
+    return settle(ctx, item, steps.length > 0 && item.desired.running === true);
   },
   async delete(ctx, item) {
     const { observed, desired } = item;
@@ -238,7 +249,8 @@ export const service = defineKind({
       const enabled = desired.enabled ?? before?.enabled;
       const running = desired.running ?? before?.running;
       if (enabled !== undefined && observed.enabled !== original.enabled) {
-        for (const words of enableCommands(manager, name, original.enabled)) steps.push(step("enable", ...words));
+        for (const words of enableCommands(manager, name, original.enabled, original.unit))
+          steps.push(step("enable", ...words));
       }
       if (running !== undefined && observed.running !== original.running) {
         steps.push(step("run", ...runWords(manager, name, original.running ? "start" : "stop")));

@@ -13,7 +13,7 @@ export type UserState = {
 
 /**
  * Prints a block for each name: `U` with the passwd entry, or `-`; then the groups, one a line; then authorized_keys in
- * base64. Blocks end with a dot. Only files and getent are asked, so that users of LDAP and the like are seen too.
+ * base64. Blocks end with a dot. At the end `T` and whose tools make accounts there. Only files and getent are asked, so that users of LDAP and the like are seen too.
  */
 export function usersScript(names: readonly string[]): ShellText {
   return shJoin([
@@ -32,7 +32,13 @@ labctl_user() {
   echo .
 }`),
     ...names.map((name) => sh`labctl_user ${name}`),
+    sh`if command -v useradd >/dev/null 2>&1; then echo 'T shadow'; elif command -v adduser >/dev/null 2>&1; then echo 'T busybox'; fi`,
   ]);
+}
+
+/** Whether accounts are made with busybox's tools there. */
+export function usesBusybox(lines: readonly string[]): boolean {
+  return lines.includes("T busybox");
 }
 
 export function parseUsers(

@@ -6,9 +6,11 @@ import { resolve } from "node:path";
 import { LabError } from "../diagnostics/index.ts";
 import { type Address, canonicalText, childAddress, type LogLevel, type Plain } from "../model/index.ts";
 import type {
+  Inventory,
   Item,
   Kind,
   KindContext,
+  LabFacts,
   LocalFiles,
   OperationContext,
   Prior,
@@ -23,6 +25,9 @@ export type Properties = Readonly<Record<string, Plain>>;
 /** Where a kind is tried: the machines that it may reach, and the folder that local paths are relative to. */
 export interface World {
   machine(address: Address): Machine;
+  /** The lab around it: only kinds that look about need one. */
+  readonly lab?: LabFacts;
+  readonly inventory?: Inventory;
   /** The resource that contains those under test, e.g. `host.a`; absent for kinds of the top level. */
   readonly parent?: Address;
   readonly root: string;
@@ -46,6 +51,8 @@ export class KindDriver {
   /** What the kind streamed as output of commands. */
   output = "";
   sensitive: ReadonlySet<string> = new Set();
+  /** As if `--experimental` was given. */
+  experimental = false;
   prior: Prior<Properties, Properties> | undefined;
   #begun = false;
   #original: Properties | undefined;
@@ -58,15 +65,15 @@ export class KindDriver {
 
   context(signal: AbortSignal = new AbortController().signal): OperationContext {
     return {
-      signal,
+      ...kindContext(this.world, signal),
       attempt: 1,
       direction: "forward",
-      machine: (address) => this.world.machine(address),
-      local: localFiles(this.world.root),
+      experimental: this.experimental,
       log: (level, message) => {
         this.log.push({ level, message });
       },
       progress: () => undefined,
+      stage: (_name, body) => body(),
       output: (_stream, chunk) => {
         this.output += chunk.toString("utf8");
       },
@@ -186,9 +193,16 @@ export function localFiles(root: string): LocalFiles {
   };
 }
 
+/** A lab of nothing, in a folder. */
+export function labFacts(root: string): LabFacts {
+  return { name: "test", root, state: resolve(root, ".labctl"), limits: {}, groups: {}, scope: "lab", run: "test" };
+}
+
 export function kindContext(world: World, signal?: AbortSignal): KindContext {
   return {
     signal: signal ?? new AbortController().signal,
+    lab: world.lab ?? labFacts(world.root),
+    inventory: world.inventory ?? { all: () => [], get: () => undefined },
     machine: (address) => world.machine(address),
     local: localFiles(world.root),
     log: () => undefined,

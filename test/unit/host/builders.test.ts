@@ -91,7 +91,13 @@ describe("services", () => {
       "systemd",
       ["reload systemctl daemon-reload", "enable systemctl enable -- chrony", "run systemctl start -- chrony"],
     ],
-    ["openrc", ["enable rc-update add chrony default", "run rc-service chrony start"]],
+    [
+      "openrc",
+      [
+        "enable rc-update add chrony default",
+        expect.stringMatching(/^run setsid sh -c .*rc-service.* sh chrony start$/s),
+      ],
+    ],
     [
       "sysv",
       ["enable update-rc.d chrony defaults", "enable update-rc.d chrony enable", "run /etc/init.d/chrony start"],
