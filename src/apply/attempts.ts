@@ -82,3 +82,16 @@ export function timelyError(
     hint: "raise the resource's `timeout:`, or see its log for where it stands still",
   });
 }
+
+/** Resolves after `ms` milliseconds, or at once where the signal says so. */
+export function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done, { once: true });
+  });
+}

@@ -8,10 +8,10 @@ import {
   sameEncoded,
 } from "../model/index.ts";
 import { diffOf, maskChanges, priorOf } from "../plan/index.ts";
-import type { Kind, OperationContext, Outcome, ReconcileItem } from "../provider/index.ts";
-import { timelyError, withAttempts, withTimeout } from "./attempts.ts";
+import type { Kind, Outcome, ReconcileItem } from "../provider/index.ts";
+import { sleep, timelyError, withAttempts, withTimeout } from "./attempts.ts";
+import { OperationContexts } from "./context.ts";
 import { assertInsideEnvelope } from "./envelope.ts";
-import { LineOutput } from "./output.ts";
 import type { ExecutorPorts, PlainMap } from "./ports.ts";
 import { encodeObservedOf, itemOf, reconcileItemOf, rowOf, type Target } from "./target.ts";
 
@@ -35,16 +35,14 @@ export class JournalError extends Error {
 /** Carries out single operations: begin record, handler, proof, end record. */
 export class Operations {
   readonly #ports: ExecutorPorts;
-  readonly #reversible: boolean;
-  /** What is printed, by the id of the operation. */
-  readonly #outputs = new Map<string, LineOutput>();
+  readonly #contexts: OperationContexts;
   /** How many operations were begun: tells "nothing was begun" (exit 5) from "some of it failed" (exit 6). */
   begun = 0;
 
   /** `reversible`: see OperationContext. */
   constructor(ports: ExecutorPorts, reversible = false) {
     this.#ports = ports;
-    this.#reversible = reversible;
+    this.#contexts = new OperationContexts(ports, reversible, (write) => this.#journal(write));
   }
 
   /** Reads targets of one kind and parent again, in one go. Unreachable ones are errors. */
@@ -134,7 +132,7 @@ export class Operations {
     const op = await this.#begin(target, intent.action, work.observed);
     try {
       const row = await this.#attempts(target, firstAttempt, signal, async (attempt, bounded) => {
-        const ctx = this.#context(target, intent, op.id, attempt, bounded);
+        const ctx = this.#contexts.make(target, intent.planned === undefined, op.id, attempt, bounded);
         let observed = work.observed;
         if (attempt > 1) {
           const reading = (await this.reread([target], bounded)).get(target.address) ?? {
@@ -184,7 +182,13 @@ export class Operations {
     const bounded = withTimeout(signal, timeout === 0 ? undefined : timeout);
     let outcomes: ReadonlyMap<string, Outcome<PlainMap>>;
     try {
-      const ctx = this.#context(first.target, first.intent, ops.get(first.target.address)?.id ?? "", 1, bounded);
+      const ctx = this.#contexts.make(
+        first.target,
+        first.intent.planned === undefined,
+        ops.get(first.target.address)?.id ?? "",
+        1,
+        bounded,
+      );
       const items: ReconcileItem<PlainMap, PlainMap>[] = work.map((one) => reconcileItemOf(one.target, one.observed));
       outcomes = await first.target.kind.reconcileMany(ctx, items);
     } catch (error) {
@@ -239,7 +243,7 @@ export class Operations {
     const op = await this.#begin(target, "delete", reading.observed);
     try {
       await this.#attempts(target, 1, signal, async (attempt, bounded) => {
-        const ctx = this.#context(target, intent, op.id, attempt, bounded);
+        const ctx = this.#contexts.make(target, intent.planned === undefined, op.id, attempt, bounded);
         await target.kind.delete(ctx, reconcileItemOf(target, reading.observed));
       });
       await this.#end({ op: op.id, result: "ok", row: null });
@@ -308,8 +312,7 @@ export class Operations {
   }
 
   async #end(record: Parameters<ExecutorPorts["session"]["end"]>[0]): Promise<void> {
-    this.#outputs.get(record.op)?.flush();
-    this.#outputs.delete(record.op);
+    this.#contexts.ended(record.op);
     await this.#journal(this.#ports.session.end(record));
   }
 
@@ -339,31 +342,6 @@ export class Operations {
       observed: encodeObservedOf(target, after, this.#ports),
       original,
     });
-  }
-
-  #context(target: Target, intent: Intent, op: string, attempt: number, signal: AbortSignal): OperationContext {
-    const { bus, session } = this.#ports;
-    const { address } = target;
-    const output =
-      this.#outputs.get(op) ??
-      new LineOutput((stream, message) =>
-        bus.emit({ type: "log.line", level: "info", component: target.kind.kind, address, message, stream }),
-      );
-    this.#outputs.set(op, output);
-    return {
-      ...this.#ports.context(address, signal),
-      attempt,
-      direction: intent.planned === undefined ? "back" : this.#reversible ? "reversible" : "forward",
-      progress: (fraction, text) =>
-        bus.emit({
-          type: "action.progress",
-          address,
-          ...(fraction !== undefined && { fraction }),
-          ...(text !== undefined && { text }),
-        }),
-      output: (stream, chunk) => output.push(stream, chunk),
-      checkpoint: (step, data = null) => this.#journal(session.checkpoint(op, { step, data })),
-    };
   }
 
   #retryPolicy(target: Target): {
@@ -415,18 +393,6 @@ export class Operations {
       problem: toProblem(error),
     });
   }
-}
-
-function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", done, { once: true });
-  });
 }
 
 /** True where one call may serve several resources of this kind. */

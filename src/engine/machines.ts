@@ -170,3 +170,18 @@ function revive(value: ValueMap): ValueMap {
   };
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, one(item)]));
 }
+
+/** Values of all secrets that these resources and the lab's outputs refer to. */
+export async function resolveSecrets(
+  lab: Lab,
+  selected: ReadonlySet<Address>,
+  resources: ReadonlyMap<Address, Resource>,
+  read: (name: string, sources: Readonly<Record<string, SecretSource>>) => Promise<Value>,
+): Promise<Map<string, Value>> {
+  const names = new Set<string>();
+  for (const address of selected) for (const name of secretNames(resources.get(address)?.desired)) names.add(name);
+  for (const output of Object.values(lab.outputs)) for (const name of secretNames(output.value)) names.add(name);
+  const out = new Map<string, Value>();
+  for (const name of names) out.set(name, await read(name, lab.secrets));
+  return out;
+}

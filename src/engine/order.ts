@@ -2,7 +2,7 @@ import { type Address, decodeValue, isMap, type Plain, type Resource, type Row }
 import { viewOf } from "../plan/index.ts";
 import type { Kind, Sibling } from "../provider/index.ts";
 
-/** Asks every kind which of its siblings come first: see Kind.after. */
+/** Asks every kind which of its siblings, and of others, come first: see Kind.after and Kind.awaits. */
 export function siblingOrder(
   resources: readonly Resource[],
   rows: ReadonlyMap<Address, Row>,
@@ -23,11 +23,21 @@ export function siblingOrder(
       join(row.parent, { address: row.address, kind: row.kind, desired: plainOf(row.desired) });
   }
   const order = new Map<Address, readonly Address[]>();
+  const everybody = (): Sibling[] =>
+    resources.map(({ address, kind, desired }) => ({ address, kind, desired: viewOf(desired, kinds.get(kind)).plain }));
+  let all: Sibling[] | undefined;
   for (const family of families.values()) {
     for (const member of family) {
       const before = kinds.get(member.kind)?.after?.({ ...member.desired }, family, member.address) ?? [];
       if (before.length > 0) order.set(member.address, before);
     }
+  }
+  for (const { address, kind, desired } of resources) {
+    const awaits = kinds.get(kind)?.awaits;
+    if (awaits === undefined) continue;
+    all ??= everybody();
+    const before = awaits(viewOf(desired, kinds.get(kind)).plain, all, address);
+    if (before.length > 0) order.set(address, [...new Set([...(order.get(address) ?? []), ...before])]);
   }
   return order;
 }

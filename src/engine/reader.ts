@@ -46,7 +46,8 @@ export async function readAll(input: ReadInput): Promise<ReadResult> {
   const byMachine = new Map<string, Map<string, { kind: Kind; items: Item<PlainMap, PlainMap>[] }>>();
   for (const { kind, item } of items.values()) {
     // A machine's own facts travel with its contents.
-    const machine = kind.machine === undefined ? (item.parent ?? `kind ${kind.kind}`) : item.address;
+    const stands = kind.on?.(item.desired) ?? item.parent;
+    const machine = kind.machine === undefined || stands !== undefined ? (stands ?? `kind ${kind.kind}`) : item.address;
     const groups = byMachine.get(machine) ?? new Map();
     const key = `${kind.kind} ${item.parent ?? ""}`;
     const group = groups.get(key) ?? { kind, items: [] };

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { hostname, userInfo } from "node:os";
 import { execute, type ExecutionResult } from "../apply/index.ts";
 import type { LoadResult } from "../config/index.ts";
-import { LabError, type Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
+import { type Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
 import type { EventBus } from "../events/port.ts";
 import {
   type Address,
@@ -28,14 +28,24 @@ import {
   resolveValue,
   rowReading,
   selectAddresses,
+  viewOf,
 } from "../plan/index.ts";
-import type { Kind, KindContext } from "../provider/index.ts";
-import { openScopes, readScopes, type ScopedSession, type ScopedView, type StateStore } from "../state/index.ts";
+import type { Inventory, Kind, KindContext, LabFacts } from "../provider/index.ts";
+import {
+  openScopes,
+  readScopes,
+  type ScopedSession,
+  type ScopedView,
+  type StateContent,
+  type StateStore,
+} from "../state/index.ts";
 import type { Machine, ResettablePool } from "../transport/index.ts";
 import { freshPlan, verdict } from "./fresh.ts";
+import { refuseExperimental, refuseOtherLab } from "./guard.ts";
 import { importRows } from "./imports.ts";
+import { makeInventory } from "./inventory.ts";
 import { localFiles } from "./local-files.ts";
-import { Machines, secretNames } from "./machines.ts";
+import { Machines, resolveSecrets } from "./machines.ts";
 import { siblingOrder } from "./order.ts";
 import type { ApplyOptions, LabSession, PlanOptions } from "./port.ts";
 import type { ProviderLock } from "./providers.ts";
@@ -65,11 +75,20 @@ export class Session implements LabSession {
   #seal: Promise<Seal> | undefined;
   #sealIsDurable = false;
   #experimental = false;
+  readonly #inventory: Inventory;
+  /** As last read, or, during an apply, as it is. */
+  #state: StateContent | undefined;
   readonly #freshKey = randomBytes(32);
 
   constructor(parts: SessionParts) {
     this.#parts = parts;
     this.#resources = new Map(this.lab.resources.map((resource) => [resource.address, resource]));
+    this.#inventory = makeInventory({
+      lab: this.lab,
+      kinds: parts.kinds,
+      sources: this.#staticSources(new Map()),
+      state: () => this.#state,
+    });
     this.#machines = new Machines({
       lab: this.lab,
       root: this.root,
@@ -101,19 +120,20 @@ export class Session implements LabSession {
   async plan(options: PlanOptions): Promise<Plan> {
     const { bus, kinds } = this.#parts;
     const view = await readScopes(this.store, this.#scopes);
-    this.#refuseOtherLab(view);
+    refuseOtherLab(this.lab, view);
+    this.#state = view;
     const seal = await this.#openSeal(options.durableSeal === true);
     const moved = applyMoves(view.rows, this.lab.moved);
     const resources = this.lab.resources;
     this.#experimental = options.experimental;
-    this.#refuseExperimental(resources, moved.rows, options.experimental);
+    refuseExperimental(this.kinds, resources, moved.rows, options.experimental);
     const graph = dependencyGraph(resources, moved.rows);
     const selected = new Set(
       [...selectAddresses(graph, options, options.mode)].filter((address) => this.#owns(address, view, moved.from)),
     );
     const imports = new Map([...this.lab.imports, ...(options.imports ?? [])].map((one) => [one.address, one.id]));
     importRows(imports, this.#resources, kinds);
-    const secrets = await this.#resolveSecrets(selected);
+    const secrets = await resolveSecrets(this.lab, selected, this.#resources, this.#parts.secret);
     const signal = options.signal ?? new AbortController().signal;
 
     const reading = this.#clock("read");
@@ -204,7 +224,8 @@ export class Session implements LabSession {
     let session: ScopedSession | undefined;
     try {
       session = await this.#lock(command, options);
-      this.#refuseOtherLab(session);
+      refuseOtherLab(this.lab, session);
+      this.#state = session;
       await session.claim(this.lab.name);
       await this.#parts.providerLock.write();
       await this.#parts.pool.keepHostKeys();
@@ -233,7 +254,9 @@ export class Session implements LabSession {
   }
 
   async machine(address: Address): Promise<Machine> {
-    const { rows } = await readScopes(this.store, this.#scopes);
+    const view = await readScopes(this.store, this.#scopes);
+    this.#state ??= view;
+    const { rows } = view;
     await this.#parts.pool.keepHostKeys();
     await this.#machines.prepare(rows, new Set([address]));
     return this.#machines.machine(address);
@@ -305,6 +328,8 @@ export class Session implements LabSession {
   #context(address: Address, signal: AbortSignal): KindContext {
     return {
       signal,
+      lab: this.#facts,
+      inventory: this.#inventory,
       machine: (of) => this.#machines.machine(of),
       local: localFiles(this.root),
       experimental: this.#experimental,
@@ -325,6 +350,19 @@ export class Session implements LabSession {
     return [...new Set([LAB_SCOPE, ...this.lab.scopes])];
   }
 
+  get #facts(): LabFacts {
+    const { name, state, limits, groups, scopes } = this.lab;
+    return {
+      name,
+      root: this.root,
+      state: state.path,
+      limits: viewOf(limits, undefined).plain,
+      groups,
+      scope: scopes.at(-1) ?? LAB_SCOPE,
+      run: this.bus.run,
+    };
+  }
+
   get #ownsLab(): boolean {
     return this.lab.scopes.includes(LAB_SCOPE);
   }
@@ -335,22 +373,6 @@ export class Session implements LabSession {
   #owns(address: Address, view: ScopedView, from: ReadonlyMap<Address, Address>): boolean {
     const scope = this.#resources.get(address)?.scope ?? view.scopeOf(from.get(address) ?? address);
     return scope === undefined || this.lab.scopes.includes(scope);
-  }
-
-  /** A state that is another lab's would be torn down to make room for this one. */
-  #refuseOtherLab(view: ScopedView): void {
-    if (view.rows.size === 0) return;
-    const other = this.lab.scopes
-      .map((scope) => view.labs[scope])
-      .find((lab) => lab !== undefined && lab !== this.lab.name);
-    if (other === undefined) return;
-    throw new LabError(
-      "E_STATE_LINEAGE",
-      `the state in ${this.lab.state.path} is that of the lab "${other}", and this spec is "${this.lab.name}"`,
-      {
-        hint: `where the lab was renamed: \`labctl state rename ${this.lab.name}\`; where it is another one: give it a \`state: { path }\` of its own, or a folder`,
-      },
-    );
   }
 
   /** The key must be on disk before anything that it made is. */
@@ -372,28 +394,6 @@ export class Session implements LabSession {
       },
     };
     return sources;
-  }
-
-  async #resolveSecrets(selected: ReadonlySet<Address>): Promise<Map<string, Value>> {
-    const names = new Set<string>();
-    for (const address of selected)
-      for (const name of secretNames(this.#resources.get(address)?.desired)) names.add(name);
-    for (const output of Object.values(this.lab.outputs)) for (const name of secretNames(output.value)) names.add(name);
-    const out = new Map<string, Value>();
-    for (const name of names) out.set(name, await this.#parts.secret(name, this.lab.secrets));
-    return out;
-  }
-
-  #refuseExperimental(resources: readonly Resource[], rows: ReadonlyMap<Address, Row>, allowed: boolean): void {
-    if (allowed) return;
-    for (const one of [...resources, ...rows.values()]) {
-      if (this.kinds.get(one.kind)?.experimental !== true) continue;
-      throw new LabError("E_EXPERIMENTAL", `the kind "${one.kind}" of ${one.address} is experimental`, {
-        address: one.address,
-        ...("at" in one && { at: one.at }),
-        hint: "it has not been shown to work on anything that labctl's authors did not write; run with --experimental to use it all the same",
-      });
-    }
   }
 
   #clock(phase: "read" | "plan" | "apply"): () => void {

@@ -52,6 +52,15 @@ export type EventBody =
       readonly attempt: number;
     }
   | { readonly type: "action.progress"; readonly address: Address; readonly fraction?: number; readonly text?: string }
+  | { readonly type: "stage.started"; readonly address: Address; readonly stage: string }
+  | {
+      readonly type: "stage.finished";
+      readonly address: Address;
+      readonly stage: string;
+      readonly result: "completed" | "failed";
+      readonly duration_ms: number;
+      readonly problem?: Problem;
+    }
   | {
       readonly type: "action.retrying";
       readonly address: Address;

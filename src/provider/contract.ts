@@ -1,4 +1,4 @@
-import type { Address, Checkpoint, LogLevel, Plain } from "../model/index.ts";
+import type { Address, Checkpoint, Group, Hold, LogLevel, Plain, Row, Scope } from "../model/index.ts";
 import type { ConnectionSpec, Machine } from "../transport/index.ts";
 import type { ObjectSchema, Schema } from "./schema.ts";
 
@@ -95,9 +95,46 @@ export interface DiffInput<D, O> {
   readonly unknown: ReadonlySet<string>;
 }
 
+/** A resource of the spec, as kinds see it that choose among several: hosts to build on, to boot on. */
+export interface InventoryEntry {
+  readonly address: Address;
+  readonly kind: string;
+  readonly parent?: Address;
+  /** As far as the spec alone says it: without secrets, and without what only apply finds out. */
+  readonly desired: Readonly<Record<string, Plain>>;
+  /** What the state last saw; absent: never applied. */
+  readonly observed?: Readonly<Record<string, Plain>>;
+  readonly status?: Row["status"];
+  /** A cordon set at run time. It may have lapsed: see `until`. */
+  readonly hold?: Hold;
+}
+
+export interface Inventory {
+  /** In the order of the spec. */
+  all(kind: string): readonly InventoryEntry[];
+  get(address: Address): InventoryEntry | undefined;
+}
+
+/** The lab around a resource. */
+export interface LabFacts {
+  readonly name: string;
+  /** Absolute folder of the spec. */
+  readonly root: string;
+  /** Absolute folder of the state. */
+  readonly state: string;
+  /** `limits:` of the lab, as written. */
+  readonly limits: Readonly<Record<string, Plain>>;
+  readonly groups: Readonly<Record<string, Group>>;
+  /** What this apply owns, and its id: who holds what it reserves. */
+  readonly scope: Scope;
+  readonly run: string;
+}
+
 /** What handlers may use. Every wait ends with `signal`. */
 export interface KindContext {
   readonly signal: AbortSignal;
+  readonly lab: LabFacts;
+  readonly inventory: Inventory;
   /** The machine that a resource of a machine-providing kind stands for. */
   machine(address: Address): Machine;
   /** Files on the machine labctl runs on; relative paths are relative to the lab's root. */
@@ -117,6 +154,8 @@ export interface OperationContext extends KindContext {
    */
   readonly direction: "forward" | "reversible" | "back";
   progress(fraction: number | undefined, text?: string): void;
+  /** A visible step of a long operation: told as it begins and ends, and kept in the run's record. */
+  stage<T>(name: string, body: () => Promise<T>): Promise<T>;
   /** Output of a command, streamed to the run's log. */
   output(stream: "stdout" | "stderr", chunk: Buffer): void;
   /** Durable before it returns; kinds with visible steps record each. */
@@ -179,6 +218,13 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
    * same parent, this one included; the same array is handed to every call, so that an index of it can be kept.
    */
   after?(desired: D, siblings: readonly Sibling[], address: Address): readonly Address[];
+  /**
+   * Pure. Resources elsewhere in the lab that come first where they have something to do: the servers that a build may
+   * go to. Order only, and soft, as `after`.
+   */
+  awaits?(desired: D, lab: readonly Sibling[], address: Address): readonly Address[];
+  /** Pure. The machine that it is made on, where that is not its parent: read together with what stands there. */
+  on?(desired: D): Address | undefined;
   /** Observed paths that show a sensitive desired value: a digest of secret content. */
   taints?(sensitive: ReadonlySet<string>, desired: D): readonly string[];
   /** One round trip for all resources of one parent; never changes or disturbs anything. */

@@ -6,4 +6,4 @@ export {
   countingMachine,
   deadMachine,
 } from "./conformance.ts";
-export { kindContext, KindDriver, localFiles, type LogEntry, type Properties, type World } from "./driver.ts";
+export { kindContext, KindDriver, labFacts, localFiles, type LogEntry, type Properties, type World } from "./driver.ts";

@@ -168,7 +168,9 @@ export class MemoryLab {
     const no = (): never => {
       throw new LabError("E_INTERNAL", `a kind in memory needs no machine: ${address}`);
     };
-    return { signal, machine: no, local: { resolve: no, read: no, digest: no }, log: () => undefined };
+    const lab = { name: "test", root: "/", state: "/", limits: {}, groups: {}, scope: "lab", run: "run" };
+    const inventory = { all: () => [], get: () => undefined };
+    return { signal, lab, inventory, machine: no, local: { resolve: no, read: no, digest: no }, log: () => undefined };
   }
 }
 

@@ -66,6 +66,13 @@ function plainLines(event: LabEvent, style: Style, paint: Paint): string[] {
       ];
       return parts.length === 0 ? [] : [paint.dim(`${visible(event.address)}: ${parts.join(" ")}`)];
     }
+    case "stage.started":
+      return [`${visible(event.address)}: ${visible(event.stage)}`];
+    case "stage.finished":
+      if (event.result === "completed" && verbose === 0) return [];
+      return [
+        `${visible(event.address)}: ${visible(event.stage)} ${event.result} after ${formatDuration(event.duration_ms)}`,
+      ];
     case "action.retrying":
       return [
         paint.yellow(

@@ -57,6 +57,8 @@ function messageOf(event: LabEvent): string {
   if (event.type === "phase.started" || event.type === "phase.finished") {
     return `${event.phase}: ${event.type === "phase.started" ? "started" : "finished"}`;
   }
+  if (event.type === "stage.started") return `${event.stage}: started`;
+  if (event.type === "stage.finished") return `${event.stage}: ${event.result}`;
   if (event.type === "run.finished") return `${event.summary.command}: ${event.summary.result}`;
   return event.type;
 }

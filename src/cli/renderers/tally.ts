@@ -91,6 +91,9 @@ export class Tally {
       case "action.progress":
         this.#progress(event);
         break;
+      case "stage.started":
+        this.#progress({ ...event, type: "action.progress", text: event.stage });
+        break;
       case "action.retrying":
         this.#retrying(event);
         break;
