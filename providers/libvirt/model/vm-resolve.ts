@@ -61,7 +61,8 @@ export function resolveVm(desired: VmDesired, context: VmContext): VmModel {
     throw wrong("a microvm has no firmware that boots disks", "give it a kernel under `boot`");
   }
   const name = context.name ?? objectName(context.lab, desired.name);
-  const firmware = typeof desired.firmware === "object" ? desired.firmware : { type: desired.firmware ?? "bios" };
+  const firmware: { readonly type: "bios" | "uefi"; readonly secure_boot?: boolean } =
+    typeof desired.firmware === "object" ? desired.firmware : { type: desired.firmware ?? "bios" };
   if (firmware.type === "bios" && firmware.secure_boot === true) throw wrong("only UEFI has secure boot");
   const capabilities = container ? undefined : domainFacts(facts, arch, machine, hypervisorOf(acceleration));
   const emulator = capabilities?.emulator ?? guestEmulator(facts, arch, container);
@@ -255,7 +256,7 @@ function nicOf(
   context: VmContext,
   wrong: Wrong,
 ): NicModel {
-  const nic = typeof given === "string" ? { network: given } : given;
+  const nic: Partial<Exclude<typeof given, string>> = typeof given === "string" ? { network: given } : given;
   const plugs = [nic.network, nic.bridge, nic.user === true ? true : undefined].filter((one) => one !== undefined);
   if (plugs.length !== 1) throw wrong(`network card ${at} needs one of \`network\`, \`bridge\` and \`user: true\``);
   const network = nic.network === undefined ? undefined : context.network(nic.network);
