@@ -1,4 +1,4 @@
-import { type Code, CODES, LabError, toLabError, toProblem } from "../diagnostics/index.ts";
+import { type Code, LabError, toProblem } from "../diagnostics/index.ts";
 import { Graph, type Unit, walk } from "../graph/index.ts";
 import {
   type ActionResult,
@@ -13,7 +13,9 @@ import {
   type Row,
 } from "../model/index.ts";
 import { encodeValue } from "../model/index.ts";
+import { blockedError } from "./blocked.ts";
 import { assertAsPlanned } from "./envelope.ts";
+import { Ledger } from "./ledger.ts";
 import { batches, JournalError, Operations } from "./operation.ts";
 import { resolveOutputs } from "./outputs.ts";
 import type { ExecutorPorts } from "./ports.ts";
@@ -55,9 +57,7 @@ class Execution {
   readonly #operations: Operations;
   readonly #targets: TargetMaker;
   readonly #actions: ReadonlyMap<Address, PlannedAction>;
-  readonly #results = new Map<Address, ActionResult>();
-  readonly #problems: Problem[] = [];
-  readonly #codes: Code[] = [];
+  readonly #ledger: Ledger;
   readonly #done: Done[] = [];
   readonly #manual: string[] = [];
   #stop = false;
@@ -67,6 +67,7 @@ class Execution {
     this.#plan = plan;
     this.#ports = ports;
     this.#options = options;
+    this.#ledger = new Ledger(ports);
     this.#operations = new Operations(ports, options.onFailure === "rollback");
     this.#targets = new TargetMaker(ports, plan.secrets);
     this.#actions = new Map(plan.actions.map((action) => [action.address, action]));
@@ -78,7 +79,7 @@ class Execution {
       await this.#walk();
       await this.#listBlocked();
       if (
-        this.#failed &&
+        this.#ledger.failed &&
         !this.#journalFailed &&
         (this.#options.onFailure === "rollback" || this.#options.onFailure === "cleanup")
       ) {
@@ -89,9 +90,9 @@ class Execution {
       this.#noteJournal(error);
     }
     return {
-      results: this.#count(),
-      problems: this.#problems,
-      codes: this.#codes,
+      results: this.#ledger.count(),
+      problems: this.#ledger.problems,
+      codes: this.#ledger.codes,
       begun: this.#operations.begun,
       cancelled: this.#options.soft.aborted || this.#options.hard.aborted,
       manualSteps: this.#manual,
@@ -117,10 +118,6 @@ class Execution {
     }
   }
 
-  get #failed(): boolean {
-    return this.#codes.length > 0;
-  }
-
   async #walk(): Promise<void> {
     const graph = new Graph();
     const soft = new Set<string>();
@@ -139,7 +136,7 @@ class Execution {
       permitsOf: (address) => this.#permits(this.#action(address)),
       isSoft: (node, before) => soft.has(`${node}\n${before}`),
       run: (unit) => this.#runUnit(unit),
-      skip: (address, because) => this.#skip(address, because),
+      skip: (address, because) => this.#ledger.skip(this.#action(address), because),
       mayStart: () => !this.#stop && !this.#options.soft.aborted && !this.#options.hard.aborted,
       ...(this.#options.batch !== undefined && {
         batch: this.#options.batch,
@@ -148,7 +145,7 @@ class Execution {
     });
     for (const address of unstarted) {
       const action = this.#action(address);
-      if (isEffective(action.action)) this.#finish(action, "cancelled", 0);
+      if (isEffective(action.action)) this.#ledger.finish(action, "cancelled", 0);
     }
   }
 
@@ -204,7 +201,7 @@ class Execution {
             updated_by: this.#ports.run,
           });
         }
-        this.#results.set(action.address, "noop");
+        this.#ledger.note(action.address, "noop");
       }),
     );
     return new Set();
@@ -234,7 +231,7 @@ class Execution {
       const outcome = outcomes.get(action.address) ?? { error: new LabError("E_INTERNAL", "no outcome") };
       if ("row" in outcome) {
         this.#done.push({ action, target, prior: target.prior, row: outcome.row });
-        this.#finish(action, "ok", started);
+        this.#ledger.finish(action, "ok", started);
       } else {
         this.#done.push({ action, target, prior: target.prior, row: undefined });
         if (!this.#fail(action, outcome.error, started)) failed.add(action.address);
@@ -263,7 +260,7 @@ class Execution {
         default:
           throw new LabError("E_INTERNAL", `an action that the executor does not know: ${action.action}`);
       }
-      this.#finish(action, "ok", started);
+      this.#ledger.finish(action, "ok", started);
       return true;
     } catch (error) {
       if (error instanceof JournalError) throw error;
@@ -311,11 +308,18 @@ class Execution {
     this.#done.push({ action, target, prior, row });
   }
 
+  /** Notes a failure; true where what depends on it goes on all the same. */
+  #fail(action: PlannedAction, error: unknown, started: number, result?: ActionResult): boolean {
+    const noted = this.#ledger.fail(action, error, started, result);
+    if (noted === "failed" && this.#options.onFailure !== "continue") this.#stop = true;
+    return noted === "tolerated";
+  }
+
   #blocked(action: PlannedAction): boolean {
     const error = blockedError(action);
     this.#ports.bus.emit({ type: "action.started", address: action.address, action: action.action, attempt: 1 });
     if (action.reason.code === "dependency-blocked") {
-      this.#finish(action, "blocked", this.#ports.monotonic(), toProblem(error.atAddress(action.address)));
+      this.#ledger.finish(action, "blocked", this.#ports.monotonic(), toProblem(error.atAddress(action.address)));
       return action.options.optional === true;
     }
     return this.#fail(action, error, this.#ports.monotonic(), "blocked");
@@ -342,58 +346,12 @@ class Execution {
     return `${action.address}: undo by hand what it is there (${error.message})`;
   }
 
-  /** Notes a failure; true where it is an optional resource's, so that what depends on it goes on. */
-  #fail(action: PlannedAction, error: unknown, started: number, result: ActionResult = "failed"): boolean {
-    const lab = toLabError(error);
-    // The transport names the machine; what failed is this resource on it.
-    const problem: Problem = { ...toProblem(lab), address: action.address };
-    if (lab.code === "E_CANCELLED") {
-      this.#finish(action, "cancelled", started, problem);
-      return false;
-    }
-    const optional = action.options.optional === true;
-    this.#finish(action, result, started, problem, optional);
-    if (optional) {
-      this.#ports.bus.emit({ type: "warning.raised", problem });
-      return true;
-    }
-    this.#problems.push(problem);
-    this.#codes.push(lab.code);
-    if (this.#options.onFailure !== "continue") this.#stop = true;
-    return false;
-  }
-
-  #skip(address: Address, because: Address): void {
-    const action = this.#action(address);
-    if (action.action === "noop") {
-      this.#results.set(address, "noop");
-      return;
-    }
-    const cancelled = this.#results.get(because) === "cancelled";
-    const result = cancelled ? "cancelled" : action.action === "blocked" ? "blocked" : "skipped";
-    this.#results.set(address, result);
-    this.#ports.bus.emit({ type: "action.finished", address, action: action.action, result, duration_ms: 0, because });
-  }
-
-  #finish(action: PlannedAction, result: ActionResult, started: number, problem?: Problem, optional = false): void {
-    this.#results.set(action.address, result);
-    this.#ports.bus.emit({
-      type: "action.finished",
-      address: action.address,
-      action: action.action,
-      result,
-      duration_ms: started === 0 ? 0 : Math.round(this.#ports.monotonic() - started),
-      ...(problem !== undefined && { problem }),
-      ...(optional && { optional }),
-    });
-  }
-
   /** Goes back: see Reversal. What could not be reversed is told as instructions. */
   async #reverse(how: "rollback" | "cleanup"): Promise<void> {
     const reversal = new Reversal(this.#ports, this.#operations, this.#targets, this.#options.hard);
     const outcome = await reversal.run(how, this.#done);
-    for (const address of outcome.reversed) this.#results.set(address, "rolled_back");
-    this.#problems.push(...outcome.problems);
+    for (const address of outcome.reversed) this.#ledger.note(address, "rolled_back");
+    this.#ledger.problems.push(...outcome.problems);
     this.#manual.push(...outcome.manual);
   }
 
@@ -404,12 +362,7 @@ class Execution {
 
   /** A journal that cannot be written stops everything: nothing may be done that is not on record. */
   #noteJournal(error: unknown): void {
-    if (!this.#journalFailed) {
-      const lab = toLabError(error instanceof JournalError ? error.cause : error);
-      this.#problems.push(toProblem(lab));
-      this.#codes.push(lab.code);
-      this.#ports.bus.emit({ type: "error.raised", problem: toProblem(lab) });
-    }
+    if (!this.#journalFailed) this.#ledger.raise(error instanceof JournalError ? error.cause : error);
     this.#journalFailed = true;
     this.#stop = true;
   }
@@ -419,46 +372,10 @@ class Execution {
     const critical = action !== undefined && this.#ports.kinds.get(action.kind)?.critical === true;
     return critical ? this.#options.hard : AbortSignal.any([this.#options.soft, this.#options.hard]);
   }
-
-  #count(): Partial<Record<ActionResult, number>> {
-    const counts: Partial<Record<ActionResult, number>> = {};
-    for (const result of this.#results.values()) counts[result] = (counts[result] ?? 0) + 1;
-    return counts;
-  }
 }
 
 /** The machine that an address lies on: what a rolling batch counts. */
 function machineOf(address: Address): string | undefined {
   const [first] = parseAddress(address) ?? [];
   return first && formatSegment(first);
-}
-
-function blockedError(action: PlannedAction): LabError {
-  const { reason, address } = action;
-  const text = reason.text.includes(address) ? reason.text : `${address}: ${reason.text}`;
-  switch (reason.code) {
-    case "prevented":
-      return new LabError("E_PREVENT_DESTROY", text, {
-        address,
-        hint: "take `prevent_destroy` out of its lifecycle first, if it is really to go",
-      });
-    case "not-owned":
-      return new LabError("E_NOT_OWNED", text, {
-        address,
-        hint: "take it over with `import:` or `adopt: true`, or give yours another name",
-      });
-    default: {
-      const { cause } = reason;
-      const code: Code = cause !== undefined && isCode(cause.code) ? cause.code : "E_BLOCKED";
-      const forget = `to drop it without touching it, write \`removed: { ${address}: { forget: true } }\``;
-      return new LabError(code, text, {
-        address,
-        hint: cause?.hint ?? `bring the machine back and run again; ${forget}`,
-      });
-    }
-  }
-}
-
-function isCode(text: string): text is Code {
-  return Object.hasOwn(CODES, text);
 }
