@@ -190,6 +190,8 @@ function readTop(
   const values = new Map<string, Value>();
   const sections: (readonly [Kind, Entry])[] = [];
   const fixed = fixedSections(kinds);
+  const ofLab = [...Object.keys(fixed), ...tables.top.keys()];
+  const ofPipeline = [...Object.keys(PIPELINE_SECTIONS), ...tables.pipeline.keys()];
   const scope = scopeOf(documents);
   const base: CheckContext = { problems, scope, root };
   for (const [key, entry] of lab?.entries ?? []) {
@@ -197,7 +199,10 @@ function readTop(
     const schema = Object.hasOwn(fixed, key) ? fixed[key] : undefined;
     if (kind !== undefined) sections.push([kind, entry]);
     else if (schema === undefined)
-      unknownSection(key, entry, [...Object.keys(fixed), ...tables.top.keys()], LATER_LAB, documents);
+      unknownSection(key, entry, ofLab, LATER_LAB, documents, {
+        file: "pipeline.yaml",
+        sections: [...ofPipeline, ...LATER_PIPELINE],
+      });
     else if (key !== "outputs") {
       // References in defaults of variables were refused where variables are read.
       const written = key === "variables" ? asLiteral(entry.value) : entry.value;
@@ -215,8 +220,7 @@ function readTop(
     const schema = Object.hasOwn(PIPELINE_SECTIONS, key) ? PIPELINE_SECTIONS[key] : undefined;
     if (kind !== undefined) sections.push([kind, entry]);
     else if (schema === undefined) {
-      const known = [...Object.keys(PIPELINE_SECTIONS), ...tables.pipeline.keys()];
-      unknownSection(key, entry, known, LATER_PIPELINE, documents);
+      unknownSection(key, entry, ofPipeline, LATER_PIPELINE, documents, { file: "lab.yaml", sections: ofLab });
     } else {
       const spot = { path: "", label: `"${key}"`, at: entry.at };
       const value = check(entry.value, schema, spot, { ...base, known: `in \`${key}:\`` });
@@ -251,9 +255,15 @@ function unknownSection(
   known: readonly string[],
   later: readonly string[],
   { problems }: Documents,
+  elsewhere: { readonly file: string; readonly sections: readonly string[] },
 ): void {
   if (later.includes(key)) {
     unsupported(entry, problems);
+    return;
+  }
+  if (elsewhere.sections.includes(key)) {
+    const what = `"${key}" belongs to ${elsewhere.file}`;
+    problems.error("E_SPEC_UNKNOWN_KEY", what, entry.at, `move it into ${elsewhere.file} beside this file`);
     return;
   }
   const hint = problems.suggest(key, [...known, ...later]) ?? listed(known);

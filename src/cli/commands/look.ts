@@ -58,11 +58,12 @@ export function registerLook(program: Command, host: Host): void {
 
   const status = program
     .command("status")
+    .argument("[spec]", "a spec file or folder")
     .summary("where the lab stands, as far as labctl remembers")
     .description("Shows the state, its lock, what is unfinished or held, and the last run. Reaches no machine.")
     .addHelpText("after", "\nExamples:\n  labctl status\n  labctl status --json | jq .counts");
-  status.action(async () => {
-    await host.invoke((context) => showStatus(context), status);
+  status.action(async (spec: string | undefined) => {
+    await host.invoke((context) => showStatus(context, spec), status);
   });
 }
 
@@ -182,9 +183,9 @@ function shortRow(row: Row, color: boolean): string {
   return isMap(seen) && Object.keys(seen).length > 0 ? [head, ...renderMap(seen, 4)].join("\n") : head;
 }
 
-async function showStatus(context: Context): Promise<number> {
+async function showStatus(context: Context, spec: string | undefined): Promise<number> {
   const { term } = context;
-  const { store, settings } = await stateOfLab(context, selectionOf(context));
+  const { store, settings } = await stateOfLab(context, selectionOf(context, spec));
   const view = await readWhole(store);
   const lock = await store.holder(LAB_SCOPE);
   const [last] = await listRuns(settings.path, 1);

@@ -20,12 +20,13 @@ interface FollowFlags {
 export function registerRuns(program: Command, host: Host): void {
   const history = program
     .command("history")
+    .argument("[spec]", "a spec file or folder")
     .summary("the runs that changed something, newest first")
     .description("Lists the recorded runs: when, what, who, and what came of it.")
     .option("-n, --limit <n>", "at most so many", (text) => countOption("--limit", text), 20)
     .addHelpText("after", "\nExamples:\n  labctl history\n  labctl history -n 100 --json")
-    .action(async (flags: { limit: number }) => {
-      await host.invoke((context) => showHistory(context, flags.limit), history);
+    .action(async (spec: string | undefined, flags: { limit: number }) => {
+      await host.invoke((context) => showHistory(context, spec, flags.limit), history);
     });
 
   const logs = program
@@ -63,9 +64,9 @@ Examples:
     });
 }
 
-async function showHistory(context: Context, limit: number): Promise<number> {
+async function showHistory(context: Context, spec: string | undefined, limit: number): Promise<number> {
   const { term } = context;
-  const { settings } = await stateOfLab(context, selectionOf(context));
+  const { settings } = await stateOfLab(context, selectionOf(context, spec));
   const runs = (await listRuns(settings.path, limit)).map((run) => ({ run, state: stateOf(run) }));
   if (term.options.json) term.json(runs.map(({ run, state }) => ({ ...run, state })));
   else if (runs.length === 0) term.out("No runs are recorded yet.");
