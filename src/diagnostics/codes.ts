@@ -74,6 +74,7 @@ export const CODES = {
   E_HOST_KEY_CHANGED: { exit: 5, title: "a host key that changed" },
   E_SSH_KEY: { exit: 5, title: "an SSH key that cannot be used" },
   E_DISCONNECTED: { exit: 6, title: "a host went away" },
+  E_SOCKET: { exit: 6, title: "a socket on a host cannot be opened" },
   E_SUDO: { exit: 6, title: "no root rights on a host" },
   E_REBOOT: { exit: 6, title: "a host did not come back" },
 
@@ -118,7 +119,18 @@ export const CODES = {
   E_IMAGE_ARCH: { exit: 3, title: "an image of another architecture" },
   E_IMAGE_FORMAT: { exit: 3, title: "an image of another format" },
   E_VM_UNSUPPORTED: { exit: 8, title: "a machine that the host cannot run" },
+  E_LIBVIRT: { exit: 6, title: "libvirt failed or is not there" },
   E_LIBVIRT_XML: { exit: 6, title: "an answer of libvirt that cannot be read" },
+
+  // Booting a kernel
+  E_BOOT_IMAGE: { exit: 3, title: "a kernel image that cannot be booted" },
+  E_BOOT_USERLAND: { exit: 3, title: "nothing to run in the guest" },
+  E_QEMU_MISSING: { exit: 5, title: "QEMU is not installed" },
+  E_QEMU: { exit: 6, title: "QEMU failed" },
+  E_BOOT_CRASHED: { exit: 7, title: "the kernel died before it was ready" },
+  E_BOOT_HUNG: { exit: 7, title: "the kernel did not become ready in time" },
+  E_GUEST_CRASHED: { exit: 6, title: "the machine died while the command ran" },
+  E_GUEST_HUNG: { exit: 6, title: "the machine hung while the command ran" },
 
   E_CANCELLED: { exit: 130, title: "cancelled" },
 } as const satisfies Record<string, { exit: number; title: string }>;
