@@ -93,7 +93,7 @@ export function resolveVm(desired: VmDesired, context: VmContext): VmModel {
     memory: memoryOf(desired.memory, wrong),
     ...(hugepages !== undefined && { hugepages }),
     disks: (desired.disks ?? []).map((disk, i) => diskOf(disk, i, desired.disks ?? [], context, wrong)),
-    networks: (desired.networks ?? []).map((nic, i) => nicOf(nic, i, context, wrong)),
+    networks: (desired.networks ?? []).map((nic, i) => nicOf(nic, i, container, context, wrong)),
     shares: (desired.shares ?? []).map((share) => shareOf(share, container, capabilities?.filesystems, wrong)),
     ...(boot !== undefined && { boot }),
     firmware: { type: firmware.type, secure_boot: firmware.secure_boot ?? false },
@@ -253,6 +253,7 @@ export function diskName(prefix: string, n: number): string {
 function nicOf(
   given: NonNullable<VmDesired["networks"]>[number],
   at: number,
+  container: boolean,
   context: VmContext,
   wrong: Wrong,
 ): NicModel {
@@ -270,7 +271,7 @@ function nicOf(
     ...(network !== undefined && { network }),
     ...(nic.bridge !== undefined && { bridge: nic.bridge }),
     ...(nic.user === true && { user: true as const }),
-    model: nic.model ?? "virtio",
+    ...(!container && { model: nic.model ?? "virtio" }),
     link: nic.link ?? true,
     ...(nic.mtu !== undefined && { mtu: nic.mtu }),
     ...(nic.boot !== undefined && { boot: nic.boot }),

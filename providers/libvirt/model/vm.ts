@@ -31,7 +31,8 @@ export interface NicModel {
   readonly network?: string;
   readonly bridge?: string;
   readonly user?: true;
-  readonly model: string;
+  /** Absent in containers. */
+  readonly model?: string;
   readonly link: boolean;
   readonly mtu?: number;
   readonly boot?: number;

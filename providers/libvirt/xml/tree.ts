@@ -175,8 +175,13 @@ export function bytesAt(
 ): number | undefined {
   const element = find(from, ...path);
   if (element === undefined) return undefined;
-  const factor = UNITS[(element.attrs["unit"] ?? fallback).toLowerCase()];
-  const value = Number(element.text.trim());
+  return bytesOf(element.text, element.attrs["unit"] ?? fallback);
+}
+
+/** `2048` and `KiB` in bytes. */
+export function bytesOf(number: string | undefined, unit: string): number | undefined {
+  const factor = UNITS[unit.toLowerCase()];
+  const value = number === undefined || number.trim() === "" ? Number.NaN : Number(number);
   return factor === undefined || !Number.isFinite(value) ? undefined : value * factor;
 }
 
