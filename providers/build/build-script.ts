@@ -26,8 +26,6 @@ export interface KernelBuild {
   readonly arch: KernelArch;
   /** A target such as `defconfig`, or a whole configuration. */
   readonly base: { readonly defconfig: string } | { readonly config: string };
-  /** Text of all requests, and the same as `SYMBOL<TAB>VALUE` lines: see mergeConfig(). */
-  readonly requests: { readonly fragment: string; readonly table: string };
   readonly modules: boolean;
   /** All device trees of the configuration, or some by name (`broadcom/bcm2711-rpi-4-b.dtb`). */
   readonly dtbs: boolean | readonly string[];
@@ -274,10 +272,10 @@ labctl_merge() {
     "$job/requested" "$obj/.config" >"$obj/.config.labctl" &&
   cat -- "$job/fragment" >>"$obj/.config.labctl" && mv -f -- "$obj/.config.labctl" "$obj/.config"
 }
-# The same rule as unsatisfied() in kernel-config.ts: m is met by y, n by absence.
+# The same rule as verifyConfig() in kernel-config.ts: m is met by y, n by absence.
 labctl_verify() {
   awk -F '\t' 'BEGIN { while ((getline x < ARGV[1]) > 0) if (match(x, /^CONFIG_[A-Za-z0-9_]+=/)) have[substr(x, 8, RLENGTH - 8)] = substr(x, RLENGTH + 1); ARGV[1] = "" }
-    { h = ($1 in have) ? have[$1] : "n"; if (tolower(h) == tolower($2)) next
+    { h = ($1 in have) ? have[$1] : "n"; if ($3 == "optional" || tolower(h) == tolower($2)) next
       if ($2 == "m" && h == "y") next
       if ($2 == "\"\"" && h == "n") next
       print "dropped\t" $1 "\t" h }' "$obj/.config" "$job/requested" >"$job/dropped" || return 1
