@@ -19,7 +19,15 @@ export const DomainUndefine = {
 /** virDomainXMLFlags. */
 export const DomainXml = { SECURE: 1, INACTIVE: 2, UPDATE_CPU: 4, MIGRATABLE: 8 };
 /** virDomainModificationImpact, and what the calls for memory, virtual CPUs and devices add. */
-export const Affect = { CURRENT: 0, LIVE: 1, CONFIG: 2, MAXIMUM: 4, VCPU_GUEST: 8, VCPU_HOTPLUGGABLE: 16, DEVICE_FORCE: 4 };
+export const Affect = {
+  CURRENT: 0,
+  LIVE: 1,
+  CONFIG: 2,
+  MAXIMUM: 4,
+  VCPU_GUEST: 8,
+  VCPU_HOTPLUGGABLE: 16,
+  DEVICE_FORCE: 4,
+};
 /** virDomainShutdownFlagValues and virDomainRebootFlagValues. */
 export const DomainShutdown = { ACPI_POWER_BTN: 1, GUEST_AGENT: 2, INITCTL: 4, SIGNAL: 8, PARAVIRT: 16 };
 /** virDomainMetadataType. */

@@ -161,7 +161,8 @@ const RETRYABLE: ReadonlySet<number> = new Set([VirErr.RESOURCE_BUSY, VirErr.OPE
 export function remoteError(payload: Buffer, where: string, address: Address): LabError {
   // An aborted stream may come without words.
   const sent = payload.length === 0 ? undefined : decode(errorShape, payload);
-  const unknown = sent?.domain === FROM_RPC && sent.code === VirErr.RPC && /^unknown procedure/.test(sent.message ?? "");
+  const unknown =
+    sent?.domain === FROM_RPC && sent.code === VirErr.RPC && /^unknown procedure/.test(sent.message ?? "");
   const code = unknown ? VirErr.NO_SUPPORT : (sent?.code ?? VirErr.OPERATION_ABORTED);
   const message = sent?.message ?? "the operation was aborted";
   const name = NAMES.get(code);
