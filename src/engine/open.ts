@@ -1,7 +1,8 @@
+import { createArtifactStore, pinsOf } from "../artifacts/index.ts";
 import { buildLab, loadDocuments, locateState as locate, resolveSecret } from "../config/index.ts";
 import { LabError, type Redactor } from "../diagnostics/index.ts";
 import type { EventBus } from "../events/port.ts";
-import { formatSegment, type SecretSource, type Sensitive } from "../model/index.ts";
+import { formatSegment, formatSize, type SecretSource, type Sensitive } from "../model/index.ts";
 import type { Provider } from "../provider/index.ts";
 import { createFileStore } from "../state/index.ts";
 import { createMachinePool } from "../transport/index.ts";
@@ -59,10 +60,26 @@ export function createEngine(parts: EngineParts): OpenLab {
       },
     });
     const cache = new Map<string, Promise<Sensitive>>();
+    const store = createFileStore({ dir: lab.state.path, version: parts.version });
     return new Session({
       loaded,
       kinds,
-      store: createFileStore({ dir: lab.state.path, version: parts.version }),
+      store,
+      artifacts: createArtifactStore({
+        root: lab.artifacts.store,
+        retention: lab.artifacts.retention,
+        pins: () => pinsOf(store),
+        onNotice: (notice) =>
+          bus.emit({
+            type: "log.line",
+            level: "warn",
+            component: "artifacts",
+            message:
+              notice.is === "full"
+                ? `the artifact store is full: making room for ${notice.what}`
+                : `removed ${notice.builds} builds and ${notice.blobs} blobs of the artifact store: ${formatSize(notice.frees)} freed`,
+          }),
+      }),
       pool,
       bus,
       redactor,

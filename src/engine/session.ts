@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { hostname, userInfo } from "node:os";
 import { execute, type ExecutionResult } from "../apply/index.ts";
+import type { ArtifactStore } from "../artifacts/index.ts";
 import type { LoadResult } from "../config/index.ts";
 import { type Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
 import type { EventBus } from "../events/port.ts";
@@ -30,7 +31,7 @@ import {
   selectAddresses,
   viewOf,
 } from "../plan/index.ts";
-import type { Inventory, Kind, KindContext, LabFacts } from "../provider/index.ts";
+import type { Inventory, Kind, KindContext, LabFacts, LocalFiles } from "../provider/index.ts";
 import {
   openScopes,
   readScopes,
@@ -56,6 +57,7 @@ export interface SessionParts {
   readonly loaded: LoadResult;
   readonly kinds: ReadonlyMap<string, Kind>;
   readonly store: StateStore;
+  readonly artifacts: ArtifactStore;
   readonly pool: ResettablePool;
   readonly bus: EventBus;
   readonly redactor: Redactor;
@@ -79,9 +81,11 @@ export class Session implements LabSession {
   /** As last read, or, during an apply, as it is. */
   #state: StateContent | undefined;
   readonly #freshKey = randomBytes(32);
+  readonly #local: LocalFiles;
 
   constructor(parts: SessionParts) {
     this.#parts = parts;
+    this.#local = localFiles(this.root);
     this.#resources = new Map(this.lab.resources.map((resource) => [resource.address, resource]));
     this.#inventory = makeInventory({
       lab: this.lab,
@@ -330,8 +334,9 @@ export class Session implements LabSession {
       signal,
       lab: this.#facts,
       inventory: this.#inventory,
+      artifacts: this.#parts.artifacts,
       machine: (of) => this.#machines.machine(of),
-      local: localFiles(this.root),
+      local: this.#local,
       experimental: this.#experimental,
       log: (level, message, meta) =>
         this.bus.emit({

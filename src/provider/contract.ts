@@ -1,3 +1,4 @@
+import type { ArtifactStore } from "../artifacts/index.ts";
 import type { Address, Checkpoint, Group, Hold, LogLevel, Plain, Row, Scope } from "../model/index.ts";
 import type { ConnectionSpec, Machine } from "../transport/index.ts";
 import type { ObjectSchema, Schema } from "./schema.ts";
@@ -135,6 +136,8 @@ export interface KindContext {
   readonly signal: AbortSignal;
   readonly lab: LabFacts;
   readonly inventory: Inventory;
+  /** What builds made, by digest. */
+  readonly artifacts: ArtifactStore;
   /** The machine that a resource of a machine-providing kind stands for. */
   machine(address: Address): Machine;
   /** Files on the machine labctl runs on; relative paths are relative to the lab's root. */

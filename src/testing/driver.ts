@@ -3,6 +3,7 @@ import { createReadStream } from "node:fs";
 import { readFile, stat } from "node:fs/promises";
 import { createHash } from "node:crypto";
 import { resolve } from "node:path";
+import { createArtifactStore } from "../artifacts/index.ts";
 import { LabError } from "../diagnostics/index.ts";
 import { type Address, canonicalText, childAddress, type LogLevel, type Plain } from "../model/index.ts";
 import type {
@@ -202,6 +203,7 @@ export function kindContext(world: World, signal?: AbortSignal): KindContext {
   return {
     signal: signal ?? new AbortController().signal,
     lab: world.lab ?? labFacts(world.root),
+    artifacts: createArtifactStore({ root: resolve(world.root, ".labctl/artifacts") }),
     inventory: world.inventory ?? { all: () => [], get: () => undefined },
     machine: (address) => world.machine(address),
     local: localFiles(world.root),

@@ -1,3 +1,4 @@
+import { createArtifactStore } from "../../src/artifacts/index.ts";
 import { execute, type ExecuteOptions, type ExecutionResult } from "../../src/apply/index.ts";
 import { LabError } from "../../src/diagnostics/index.ts";
 import { siblingOrder } from "../../src/engine/order.ts";
@@ -170,7 +171,16 @@ export class MemoryLab {
     };
     const lab = { name: "test", root: "/", state: "/", limits: {}, groups: {}, scope: "lab", run: "run" };
     const inventory = { all: () => [], get: () => undefined };
-    return { signal, lab, inventory, machine: no, local: { resolve: no, read: no, digest: no }, log: () => undefined };
+    const artifacts = createArtifactStore({ root: "/nonexistent" });
+    return {
+      signal,
+      lab,
+      inventory,
+      artifacts,
+      machine: no,
+      local: { resolve: no, read: no, digest: no },
+      log: () => undefined,
+    };
   }
 }
 
