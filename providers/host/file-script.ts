@@ -1,3 +1,4 @@
+import { isUtf8 } from "node:buffer";
 import { sh, ShellText, shJoin } from "../../src/index.ts";
 import { dirname } from "./common.ts";
 import { type EntryRequest, entriesScript, sha256 } from "./entries.ts";
@@ -44,9 +45,15 @@ export function keepId(path: string, instanceId: string): string {
  * Where originals are kept: on the machine itself, readable by nobody else. They never leave it. A copy is named by the
  * resource and the digest of its content, so that a damaged one is never restored.
  */
+const STORE =
+  new ShellText(String.raw`if [ "$(id -u)" = 0 ]; then labctl_home=/var/lib/labctl; else labctl_home=${"$"}{XDG_STATE_HOME:-$HOME/.local/state}/labctl; fi
+labctl_store=$labctl_home/originals`);
+
+/**
+ * What most files need starts no program: a text is written by the shell's own printf, and what is alike for several
+ * files is done by one call for all. Starting programs is what takes a host's time.
+ */
 export const FILE_FUNCTIONS = new ShellText(String.raw`umask 077
-if [ "$(id -u)" = 0 ]; then labctl_home=/var/lib/labctl; else labctl_home=${"$"}{XDG_STATE_HOME:-$HOME/.local/state}/labctl; fi
-labctl_store=$labctl_home/originals
 labctl_say() { printf 'E %s %s ' "$1" "$2"; printf '%s' "$3" | tr '\n\r' '  '; echo; }
 labctl_drop() { rm -f -- "$2"; labctl_say "$1" "$3" "$4"; return 1; }
 labctl_target() {
@@ -62,6 +69,19 @@ labctl_target() {
 labctl_put() {
   labctl_target "$1" "$2" || return 1
   labctl_m=$( { { [ ! -e "$3" ] && [ ! -L "$3" ] || rm -f -- "$3"; } && set -C && base64 -d >"$3"; } 2>&1 ) || labctl_drop "$1" "$3" write "$labctl_m"
+}
+labctl_copy() {
+  labctl_m=$( { rm -f -- "$3" && set -C && cat >"$3"; } 2>&1 ) || labctl_drop "$1" "$3" write "$labctl_m"
+}
+labctl_text() {
+  labctl_target "$1" "$2" || return 1
+  [ ! -e "$3" ] && [ ! -L "$3" ] || rm -f -- "$3"
+  set -C
+  { printf %s "$4" >"$3"; } 2>/dev/null
+  labctl_r=$?
+  set +C
+  # A shell says of a full disk only that something went wrong; cat says what.
+  [ $labctl_r = 0 ] || printf %s "$4" | labctl_copy "$1" "$2" "$3"
 }
 labctl_link() {
   labctl_target "$1" "$2" || return 1
@@ -135,10 +155,23 @@ labctl_check() {
 labctl_show_up() {
   [ -f "$3" ] || [ -L "$3" ] || return 0
   labctl_target "$1" "$2" || { rm -f -- "$3"; return 1; }
-  labctl_m=$(mv -f -- "$3" "$2" 2>&1) || { labctl_drop "$1" "$3" rename "$labctl_m"; return 1; }
-  # SELinux: a file keeps the context of where it was made unless it is told where it is.
-  if [ -e /sys/fs/selinux/enforce ] && command -v restorecon >/dev/null 2>&1; then restorecon -- "$2" 2>/dev/null; fi
-  return 0
+  labctl_m=$(mv -f -- "$3" "$2" 2>&1) || labctl_drop "$1" "$3" rename "$labctl_m"
+}
+# mv renames to one new name a call. Where there is a perl, one call of it renames all; what it leaves is left to mv.
+labctl_rename() {
+  command -v perl >/dev/null 2>&1 || return 0
+  labctl_f=y
+  for labctl_p do
+    if [ -n "$labctl_f" ]; then set --; labctl_f=; labctl_x=; fi
+    if [ -z "$labctl_x" ]; then labctl_x=$labctl_p; continue; fi
+    if [ -f "$labctl_p" ] && [ ! -d "$labctl_x" ]; then set -- "$@" "$labctl_x" "$labctl_p"; fi
+    labctl_x=
+  done
+  [ $# -lt 5 ] || PERL5OPT='' PERL_UNICODE='' perl -e 'while (@ARGV) { rename $ARGV[1], $ARGV[0]; splice @ARGV, 0, 2 }' -- "$@" 2>/dev/null
+}
+# SELinux: a file keeps the context of where it was made unless it is told where it is.
+labctl_context() {
+  if [ -e /sys/fs/selinux/enforce ] && command -v restorecon >/dev/null 2>&1; then restorecon -- "$@" 2>/dev/null; fi
 }
 labctl_sync() { sync -- "$@" 2>/dev/null || sync; }
 labctl_sync_there() {
@@ -150,11 +183,20 @@ labctl_sync_there() {
   [ $# -eq 0 ] || labctl_sync "$@"
 }`);
 
-/** Base64 is delivered by the shell's own printf: no command line shows it, and no argument limit applies. */
+/** The text that a shell can hold and write: exactly these bytes, and no NUL among them. */
+function shellText(bytes: Uint8Array): string | undefined {
+  const content = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+  return content.includes(0) || !isUtf8(content) ? undefined : content.toString("utf8");
+}
+
+/** Content is delivered by the shell's own printf: no command line shows it, and no argument limit applies. */
 function contentStep(i: number, work: FileWork): ShellText | undefined {
   switch (work.content?.from) {
-    case "inline":
+    case "inline": {
+      const text = shellText(work.content.bytes);
+      if (text !== undefined) return sh`labctl_text ${i} ${work.path} ${work.temporary} ${text}`;
       return sh`printf %s ${Buffer.from(work.content.bytes).toString("base64")} | labctl_put ${i} ${work.path} ${work.temporary}`;
+    }
     case "uploaded":
       return sh`labctl_target ${i} ${work.path}`;
     case "kept":
@@ -224,6 +266,7 @@ export function filesScript(works: readonly FileWork[], readBack: readonly Entry
   const temporaries = placed.map((work) => work.temporary);
   const directories = [...new Set(placed.map((work) => dirname(work.path)))];
   return shJoin([
+    ...(works.some(usesStore) ? [STORE] : []),
     FILE_FUNCTIONS,
     ...(placed.length === 0
       ? []
@@ -231,13 +274,21 @@ export function filesScript(works: readonly FileWork[], readBack: readonly Entry
     ...works.map((work, i) => prepareSteps(i, work)),
     ...ownership(works),
     ...(placed.length === 0 ? [] : [sh`labctl_sync_there ${temporaries}`]),
+    ...(placed.length < 2 ? [] : [sh`labctl_rename ${placed.flatMap((work) => [work.path, work.temporary])}`]),
     ...works.flatMap((work, i) =>
       work.content === undefined ? [] : [sh`labctl_show_up ${i} ${work.path} ${work.temporary}`],
     ),
-    ...(placed.length === 0 ? [] : [sh`labctl_sync ${directories}`]),
+    ...(placed.length === 0
+      ? []
+      : [sh`labctl_context ${placed.map((work) => work.path)}`, sh`labctl_sync ${directories}`]),
     sh`echo READ`,
     entriesScript(readBack),
   ]);
+}
+
+function usesStore(work: FileWork): boolean {
+  const from = work.content?.from;
+  return work.keep === true || work.keepPrevious !== undefined || from === "kept" || from === "previous";
 }
 
 export interface FileRemoval {
@@ -251,6 +302,7 @@ export interface FileRemoval {
 /** Removes the file and what labctl kept of it. Prints like {@link filesScript}. */
 export function removalScript(removal: FileRemoval): ShellText {
   return shJoin([
+    STORE,
     FILE_FUNCTIONS,
     sh`rm -f -- ${removal.temporary}`,
     ...(removal.remove

@@ -23,6 +23,8 @@ export class HeldLock {
   readonly #identity: string;
   readonly #heartbeat: NodeJS.Timeout;
   #lost = false;
+  /** The check that begins at the end of this turn of the event loop, shared by all who ask in it. */
+  #checking: Promise<boolean> | undefined;
   #released: Promise<void> | undefined;
 
   constructor(
@@ -45,10 +47,19 @@ export class HeldLock {
     return this.info.token;
   }
 
-  /** Rejects with E_STATE_LOCK_LOST where a higher lock exists or this one is gone. Costs two stat calls. */
+  /**
+   * Rejects with E_STATE_LOCK_LOST where a higher lock exists or this one is gone. Costs two stat calls, which begin after
+   * it was asked for, for all who ask before they do.
+   */
   async assertHeld(): Promise<void> {
     if (this.#released !== undefined) throw lockLost(this.info, "it was released");
-    if (!this.#lost) this.#lost = await this.#isFenced();
+    if (!this.#lost) {
+      this.#checking ??= Promise.resolve().then(() => {
+        this.#checking = undefined;
+        return this.#isFenced();
+      });
+      if (await this.#checking) this.#lost = true;
+    }
     if (this.#lost) throw lockLost(this.info, "somebody else took it over");
   }
 
