@@ -1,6 +1,7 @@
 // `npm run bench [-- NAME ...]`: prints a table for people on stderr and JSON on stdout. What cannot be measured here is
 // named and skipped; a target that is missed is reported and fails nothing.
 import { cpus, totalmem } from "node:os";
+import { benchArtifactUpload } from "./artifact-upload.ts";
 import { benchEngine } from "./engine.ts";
 import type { Line, Report } from "./measure.ts";
 import { benchSpec } from "./spec.ts";
@@ -12,6 +13,7 @@ const benches: Readonly<Record<string, () => Promise<Report>>> = {
   spec: benchSpec,
   startup: benchStartup,
   ssh: benchSsh,
+  "artifact-upload": benchArtifactUpload,
 };
 
 function row(line: Line): string {

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, link, open, readdir, readFile, stat, unlink, utimes, writeFile } from "node:fs/promises";
+import { type FileHandle, link, open, readdir, readFile, unlink, utimes, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { LabError } from "../diagnostics/index.ts";
 import {
@@ -107,21 +107,21 @@ export async function touch(path: string, seconds = Date.now() / 1000): Promise<
   return (await ifThere(utimes(path, seconds, seconds).then(() => true))) ?? false;
 }
 
-const GONE = ".gone";
-/** A remover that needs longer than this to make up its mind has died. */
+const GONE = ".gone.";
+/** Who has put a file out of reach for longer than this has died before making up its mind. */
 const GONE_MS = 2_000;
+/** Others may take it away again between two looks; so many in a row mean that it is not there. */
+const LOOKS = 5;
 
 /**
  * Removes a file unless it turns out to be wanted after all. It is first put out of reach, then looked at once more, and
  * put back where `still` says no: who began to use it in between has either been seen, or finds it gone. False: kept.
  */
 export async function removeUnlessUsed(path: string, still: (path: string) => Promise<boolean>): Promise<boolean> {
-  const gone = path + GONE;
+  const gone = path + GONE + randomTag();
   if ((await ifThere(nodeFs.rename(path, gone).then(() => true))) === undefined) return false;
-  if (await still(gone)) {
-    await removeIfThere(gone);
-    return true;
-  }
+  // Undefined: somebody took this process for dead, and put it back.
+  if ((await ifThere(still(gone))) === true) return await removeIfThere(gone);
   await putBack(gone, path);
   return false;
 }
@@ -134,20 +134,24 @@ async function putBack(gone: string, path: string): Promise<void> {
   await removeIfThere(gone);
 }
 
+/** The name that a file has when nobody is looking at it. */
+export function steadyName(name: string): string {
+  const at = name.indexOf(GONE);
+  return at < 0 ? name : name.slice(0, at);
+}
+
 /** Does something with a file; where it is just being looked at by a remover, waits for the outcome. */
 export async function withSteady<T>(path: string, use: (path: string) => Promise<T>): Promise<T | undefined> {
   const until = performance.now() + GONE_MS;
-  for (;;) {
+  for (let looks = 0; looks < LOOKS; ) {
     const done = await ifThere(use(path));
     if (done !== undefined) return done;
-    const gone = await ifThere(stat(path + GONE));
-    if (gone === undefined) {
-      // It may have been put back between the two looks.
-      return await ifThere(use(path));
-    }
-    if (performance.now() > until) await putBack(path + GONE, path);
-    else await new Promise((resolve) => setTimeout(resolve, 5));
+    const gone = (await list(dirname(path))).filter((name) => name.startsWith(basename(path) + GONE));
+    if (gone.length === 0) looks += 1;
+    else if (performance.now() > until) for (const name of gone) await putBack(join(dirname(path), name), path);
+    else await new Promise((resolve) => setTimeout(resolve, 2));
   }
+  return undefined;
 }
 
 /**
@@ -176,7 +180,7 @@ export async function changeFile(
 }
 
 async function exchange(path: string, before: string, name: string): Promise<boolean> {
-  const gone = path + GONE;
+  const gone = path + GONE + randomTag();
   if ((await ifThere(nodeFs.rename(path, gone).then(() => true))) === undefined) return false;
   if ((await ifThere(readFile(gone, "utf8"))) !== before) {
     await putBack(gone, path);
@@ -186,8 +190,8 @@ async function exchange(path: string, before: string, name: string): Promise<boo
     // link refuses where somebody took us for dead and put the old one back.
     await link(name, path);
   } catch (error) {
-    if (errorCode(error) === "EEXIST") return false;
     await putBack(gone, path);
+    if (errorCode(error) === "EEXIST") return false;
     throw error;
   }
   await syncFolder(dirname(path));

@@ -188,7 +188,7 @@ else
 fi
 [ -f "$part/data" ] || : >"$part/data"
 if command -v gzip >/dev/null 2>&1; then say go gzip; else say go plain; fi
-last=
+last=; before=
 while IFS= read -r line; do
   set -- $line
   case $1 in
@@ -196,8 +196,9 @@ while IFS= read -r line; do
     gz) dd bs=4096 count=$4 iflag=fullblock 2>/dev/null | gzip -dc 2>/dev/null |
       dd of="$part/data" bs=${BLOCK} seek=$2 count=$3 conv=notrunc iflag=fullblock 2>"$part/err" || failed "$(cat "$part/err")" ;;
     check)
-      # One at a time, beside what arrives meanwhile.
-      if [ -n "$last" ]; then wait "$last"; fi
+      # Beside what arrives meanwhile, and no more than two at a time.
+      if [ -n "$before" ]; then wait "$before"; fi
+      before=$last
       shift; n=$1; shift
       { h=$(blocks "$@" | sum) && say piece "$n" "$h"; echo "$n $*" >>"$part/done"; touch -- "$part"; } & last=$! ;;
     commit)
@@ -259,7 +260,8 @@ export function describeScript(path: string): ShellText {
 if [ -d "$f" ]; then say directory; exit 0; fi
 if [ ! -e "$f" ]; then say missing; exit 0; fi
 i=$(stat -L -c '%s %a %b %i-%Y' -- "$f" 2>&1) || failed "$i"
-h=$(sum <"$f") || failed "it cannot be read"
+if [ ! -r "$f" ]; then failed "permission denied"; fi
+h=$(sum <"$f") || failed "reading it failed"
 if command -v gzip >/dev/null 2>&1; then gz=gzip; else gz=none; fi
 say file $h $i $gz`,
   ]);

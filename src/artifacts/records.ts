@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { LabError } from "../diagnostics/index.ts";
-import { changeFile, list, makeFolder, removeUnlessUsed, replaceFile, withSteady } from "./files.ts";
+import { changeFile, list, makeFolder, removeUnlessUsed, replaceFile, steadyName, withSteady } from "./files.ts";
 import { type Layout, SHA256 } from "./layout.ts";
 import { BUILD_STATUSES, type BuildRecord } from "./types.ts";
 
@@ -49,8 +49,8 @@ export class Records {
   async all(): Promise<{ readonly records: readonly BuildRecord[]; readonly damaged: readonly string[] }> {
     const records: BuildRecord[] = [];
     const wrong: string[] = [];
-    // A file that is just being exchanged stands under another name for a moment.
-    const names = (await list(this.#layout.builds)).map((name) => name.replace(/\.gone$/, ""));
+    // A file that is just being exchanged stands under another name for a moment, and one listing can miss both.
+    const names = [...(await list(this.#layout.builds)), ...(await list(this.#layout.builds))].map(steadyName);
     for (const name of [...new Set(names)].sort()) {
       const id = /^([0-9a-f]{64})\.json$/.exec(name)?.[1];
       if (id === undefined) continue;

@@ -253,9 +253,12 @@ class Sending {
     const start = (index * PIECE) / BLOCK;
     for (const [first, count] of piece.runs) {
       for (let at = 0; at < count; ) {
-        // Small steps where the connection may be slow: each can then go the way that is faster.
-        const blocks = this.#slow() ? Math.min(count - at, READ / BLOCK) : count - at;
-        yield* this.#frame(file, start + first + at, blocks);
+        // In small steps where each may go another way; in one where that is settled: every step is a process there.
+        const small = Math.min(count - at, READ / BLOCK);
+        const packs = this.#mayPack() && (await this.#shrinks(file, start + first + at));
+        const blocks = packs || this.#rate() === undefined ? small : count - at;
+        if (packs) yield* this.#packed(file, start + first + at, blocks);
+        else yield* this.#plain(file, start + first + at, blocks);
         at += blocks;
         if (this.#stopped()) return;
       }
@@ -270,22 +273,22 @@ class Sending {
     return this.wire < WARM_UP ? undefined : (this.wire * 1000) / Math.max(1, performance.now() - this.#since);
   }
 
-  #slow(): boolean {
+  /** Whether compressing may be worth it: far quicker than the connection, for it takes the processor from others. */
+  #mayPack(): boolean {
     const { compress = "auto" } = this.#options;
     const rate = this.#rate();
-    return compress === "always" || (compress === "auto" && (rate === undefined || rate < this.#gzipRate));
+    if (!this.#canUnpack || compress === "never") return false;
+    return compress === "always" || (rate !== undefined && rate < this.#gzipRate / 2);
   }
 
-  async *#frame(file: FileHandle, first: number, blocks: number): AsyncGenerator<Buffer> {
-    if (blocks * BLOCK <= READ && this.#canUnpack) {
-      const packed = await this.#pack(file, first, blocks);
-      if (packed !== undefined) {
-        yield Buffer.from(`gz ${first} ${blocks} ${packed.length / PAGE}\n`);
-        yield packed;
-        this.#count(packed.length, blocks * BLOCK);
-        return;
-      }
-    }
+  /** As far as its first block tells. */
+  async #shrinks(file: FileHandle, first: number): Promise<boolean> {
+    if (this.#options.compress === "always") return true;
+    const sample = await compressed(await this.#read(file, first * BLOCK, BLOCK), { level: constants.Z_BEST_SPEED });
+    return sample.length < 0.85 * BLOCK;
+  }
+
+  async *#plain(file: FileHandle, first: number, blocks: number): AsyncGenerator<Buffer> {
     yield Buffer.from(`raw ${first} ${blocks}\n`);
     for (let at = 0; at < blocks * BLOCK; at += READ) {
       const length = Math.min(READ, blocks * BLOCK - at);
@@ -294,21 +297,17 @@ class Sending {
     }
   }
 
-  /** Undefined where sending it as it is takes no longer. */
-  async #pack(file: FileHandle, first: number, blocks: number): Promise<Buffer | undefined> {
-    const rate = this.#rate();
-    const always = this.#options.compress === "always";
-    if (!always && (this.#options.compress === "never" || rate === undefined || rate >= this.#gzipRate))
-      return undefined;
+  async *#packed(file: FileHandle, first: number, blocks: number): AsyncGenerator<Buffer> {
     const data = await this.#read(file, first * BLOCK, blocks * BLOCK);
-    const sample = await compressed(data.subarray(0, BLOCK), { level: constants.Z_BEST_SPEED });
-    if (!always && sample.length > 0.85 * BLOCK) return undefined;
     const started = performance.now();
     const packed = await compressed(data, { level: constants.Z_BEST_SPEED });
     const measured = (data.length * 1000) / Math.max(0.1, performance.now() - started);
     this.#gzipRate = 0.8 * this.#gzipRate + 0.2 * measured;
-    // Zeros at its end are no part of a gzip file, and ignored.
-    return Buffer.concat([packed, Buffer.alloc((PAGE - (packed.length % PAGE)) % PAGE)]);
+    const pages = Math.ceil(packed.length / PAGE);
+    yield Buffer.from(`gz ${first} ${blocks} ${pages}\n`);
+    // Zeros after its end are no part of a gzip file, and ignored.
+    yield Buffer.concat([packed, Buffer.alloc(pages * PAGE - packed.length)]);
+    this.#count(pages * PAGE, blocks * BLOCK);
   }
 
   /** Blocks of the file; what is past its end is zero. */

@@ -287,15 +287,17 @@ class FolderStore implements ArtifactStore {
   /** Marks or unmarks a digest in all records that name it. */
   async #mark(sha256: string, is: boolean): Promise<void> {
     if (!is && !(await list(this.#layout.corrupted)).some((name) => name.startsWith(sha256))) return;
-    const { records } = await this.#records.all();
-    for (const { id } of records.filter((record) => blobsOf(record).includes(sha256))) {
-      await this.#records.update(id, (record) => {
+    for (const { id } of (await this.builds()).filter((record) => blobsOf(record).includes(sha256))) {
+      await this.updateBuild(id, (record) => {
         const artifacts = Object.entries(record.artifacts).map(([name, artifact]): [string, Artifact] => {
           if (artifact.sha256 !== sha256) return [name, artifact];
           const { corrupted: _corrupted, ...rest } = artifact;
           return [name, is ? { ...rest, corrupted: true } : rest];
         });
         return { ...record, artifacts: Object.fromEntries(artifacts) };
+      }).catch((error: unknown) => {
+        // A gc was faster.
+        if (!(error instanceof LabError) || error.code !== "E_ARTIFACT_NOT_FOUND") throw error;
       });
     }
   }

@@ -1,14 +1,22 @@
-import { chmodSync, closeSync, openSync, readdirSync, readFileSync, statSync, truncateSync, writeSync } from "node:fs";
-import { writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { BLOCK, dataRuns, describePiece, PIECE } from "../../src/artifacts/block-map.ts";
-import { build, bytesOf, digest, failure, scratch } from "../unit/artifact-helpers.ts";
+import { build, bytesOf, digest, failure, MEMORY, scratch } from "../unit/artifact-helpers.ts";
 
-const places = [scratch()];
-const [place] = places as [ReturnType<typeof scratch>];
-afterAll(() => places.forEach((one) => one.remove()));
+const place = scratch(MEMORY);
+afterAll(() => place.remove());
 
 /** Content with the edges that matter: empty, around a block, zero runs at either end and in the middle. */
 const content = fc
@@ -61,9 +69,7 @@ describe("property: artifacts", () => {
           const old = readFileSync(copy);
           switch (via) {
             case "read":
-              expect((await failure(bytesOf(store.read(sha256) as AsyncGenerator<Buffer>))).code).toBe(
-                "E_ARTIFACT_CORRUPT",
-              );
+              expect((await failure(bytesOf(store.read(sha256)))).code).toBe("E_ARTIFACT_CORRUPT");
               break;
             case "content":
               expect((await failure(store.content(sha256))).code).toBe("E_ARTIFACT_CORRUPT");

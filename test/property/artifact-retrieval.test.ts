@@ -10,7 +10,7 @@ import {
   findBuild,
   planGc,
 } from "../../src/artifacts/index.ts";
-import { digest, scratch } from "../unit/artifact-helpers.ts";
+import { digest, MEMORY, scratch } from "../unit/artifact-helpers.ts";
 
 const NAMES = ["kasan", "kcsan", "plain"];
 const ARCHES = ["x86_64", "arm64"];
@@ -75,7 +75,7 @@ const found = (all: readonly BuildRecord[], query: BuildQuery): string | undefin
 
 describe("property: artifacts", () => {
   test("Build Artifact Retrieval Consistency", async () => {
-    const place = scratch();
+    const place = scratch(MEMORY);
     try {
       await fc.assert(
         fc.asyncProperty(

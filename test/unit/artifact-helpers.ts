@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ArtifactStore, ArtifactStoreOptions, BuildRecord } from "../../src/artifacts/index.ts";
@@ -15,9 +15,12 @@ export interface Scratch {
   remove(): void;
 }
 
+/** In memory where there is such a place: what is synced there costs nothing. */
+export const MEMORY = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+
 /** An empty store in a folder of its own. */
-export function scratch(): Scratch {
-  const root = mkdtempSync(join(tmpdir(), "labctl-artifacts-"));
+export function scratch(base = tmpdir()): Scratch {
+  const root = mkdtempSync(join(base, "labctl-artifacts-"));
   return {
     root,
     store: (options = {}) => createArtifactStore({ root, ...options }),
