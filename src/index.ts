@@ -1,4 +1,23 @@
 /** The public API: what a third party needs to write a provider, and to embed labctl. See docs/providers.md. */
+export type {
+  Artifact,
+  ArtifactStore,
+  ArtifactType,
+  BlobInfo,
+  BlobSource,
+  BuildMaterial,
+  BuildQuery,
+  BuildRecord,
+  BuildStatus,
+  FetchedArtifact,
+  HostTarget,
+  HostTransferOptions,
+  PutOptions,
+  SentArtifact,
+  StoredBlob,
+  TransferProgress,
+} from "./artifacts/index.ts";
+export { ARTIFACT_TYPES, BUILD_STATUSES, provenanceOf } from "./artifacts/index.ts";
 export { type Code, LabError, type LabErrorInit } from "./diagnostics/index.ts";
 export type {
   Address,
@@ -34,6 +53,8 @@ export type {
   MachinePool,
   Reboot,
   ShellPart,
+  SocketOptions,
+  Sockets,
   SshConnection,
   TransferOptions,
   UploadResult,
@@ -41,3 +62,13 @@ export type {
   UploadTarget,
 } from "./transport/index.ts";
 export { quoteWord, sh, shCommand, shJoin, ShellText, userScript } from "./transport/index.ts";
+export {
+  type ConsoleEvent,
+  type ConsoleKind,
+  type ConsoleOptions,
+  type ConsoleSeverity,
+  type ConsoleStatus,
+  ConsoleWatcher,
+  type WatchedConsole,
+  watchConsole,
+} from "./console/index.ts";

@@ -3,6 +3,7 @@ import { countOption, durationOption, type Context, type GlobalOptions } from ".
 import { registerApply } from "./commands/apply.ts";
 import { registerArtifact } from "./commands/artifact.ts";
 import { registerAuthor } from "./commands/author.ts";
+import { registerBoot } from "./commands/boot.ts";
 import { registerCompletion } from "./commands/completion.ts";
 import { registerHost } from "./commands/host.ts";
 import { registerLook } from "./commands/look.ts";
@@ -54,6 +55,7 @@ export function buildProgram(host: Host): Command {
     registerRuns,
     registerState,
     registerHost,
+    registerBoot,
     registerArtifact,
     registerCompletion,
   ]) {

@@ -1,4 +1,5 @@
 import type { ArtifactStore, StoreNotice } from "../artifacts/index.ts";
+import type { BootReport, BootRequest, BootStreams } from "../../providers/qemu/index.ts";
 import type { LocateState, OpenLab, SpecSelection } from "../engine/port.ts";
 import type { StateSettings } from "../model/index.ts";
 import type { Kind } from "../provider/index.ts";
@@ -28,4 +29,6 @@ export interface Services {
   specSchema(which: "lab" | "pipeline", kinds: ReadonlyMap<string, Kind>): Promise<object>;
   /** A kind's reference page, Markdown. */
   kindReference(kind: Kind, kinds: ReadonlyMap<string, Kind>): Promise<string>;
+  /** Boots a kernel in QEMU and runs a command in it. */
+  boot(request: BootRequest, streams: BootStreams): Promise<BootReport>;
 }

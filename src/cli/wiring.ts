@@ -19,7 +19,7 @@ export function wire(): Services {
       return createFileStore({ dir: settings.path });
     },
     openArtifacts: async (selection, settings, { forRemoval, onNotice }) => {
-      const [{ createArtifactStore, digestsIn }, { locateArtifacts }, { createFileStore }] = await Promise.all([
+      const [{ createArtifactStore, pinsOf }, { locateArtifacts }, { createFileStore }] = await Promise.all([
         import("../artifacts/index.ts"),
         import("../config/index.ts"),
         import("../state/index.ts"),
@@ -31,11 +31,7 @@ export function wire(): Services {
         root: store,
         retention,
         ...(onNotice && { onNotice }),
-        pins: async () => {
-          const pins = new Set<string>();
-          for (const scope of await states.scopes()) digestsIn((await states.read(scope)).rows, pins);
-          return pins;
-        },
+        pins: () => pinsOf(states),
       });
     },
     kinds,
@@ -54,6 +50,10 @@ export function wire(): Services {
     kindReference: async (kind, known) => {
       const { kindReference } = await import("../config/index.ts");
       return kindReference(kind, known.values());
+    },
+    boot: async (request, streams) => {
+      const { bootKernel } = await import("../../providers/qemu/index.ts");
+      return bootKernel(request, streams);
     },
   };
 }

@@ -42,6 +42,9 @@ export class ScriptedLab {
     throw new LabError("E_CONNECT", `${address} is not there`);
   };
   secrets: string[] = [];
+  onBoot: Services["boot"] = () => {
+    throw new LabError("E_QEMU_MISSING", "no QEMU here");
+  };
   pins: ReadonlySet<string> = new Set();
   now: (() => number) | undefined;
 
@@ -66,6 +69,7 @@ export class ScriptedLab {
       kinds: async () => this.kinds,
       specSchema: async (which) => ({ $id: which }),
       kindReference: async (kind) => `# ${kind.kind}`,
+      boot: async (request, streams) => this.onBoot(request, streams),
     };
   }
 

@@ -35,6 +35,9 @@ export async function complete(program: Command, words: readonly string[], conte
   return argument === undefined ? [] : filter(await valuesOf(argument, line, context), typed);
 }
 
+/** Commands whose last words are a command on another machine. */
+const ON_MACHINES: ReadonlySet<string> = new Set(["exec", "boot"]);
+
 export interface Line {
   readonly command: Command;
   readonly operands: readonly string[];
@@ -71,7 +74,8 @@ function walk(program: Command, words: readonly string[]): Line {
       else command = next;
     }
   }
-  const rest = operandsOnly && (argumentAt(command, operands.length)?.variadic ?? false) && command.name() === "exec";
+  const rest =
+    operandsOnly && (argumentAt(command, operands.length)?.variadic ?? false) && ON_MACHINES.has(command.name());
   return { command, operands, pending, operandsOnly, rest, files };
 }
 

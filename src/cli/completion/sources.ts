@@ -47,6 +47,7 @@ async function find(name: string, line: Line, context: Context): Promise<Candida
     case "folder":
       return [DIRS];
     case "file":
+    case "kernel":
     case "path":
     case "spec":
     case "spec-or-plan":
