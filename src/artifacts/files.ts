@@ -3,17 +3,9 @@ import { constants } from "node:fs";
 import { type FileHandle, link, open, readdir, readFile, unlink, utimes, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { LabError } from "../diagnostics/index.ts";
-import {
-  errorCode,
-  ifThere,
-  isMissing,
-  nodeFs,
-  type ProcessTable,
-  randomTag,
-  systemProcesses,
-} from "../state/index.ts";
+import { errorCode, ifThere, nodeFs, type ProcessTable, randomTag, systemProcesses } from "../state/index.ts";
 
-export { errorCode, ifThere, isMissing };
+export { errorCode, ifThere };
 
 let table: ProcessTable | undefined;
 const processes = (): ProcessTable => (table ??= systemProcesses());

@@ -29,5 +29,5 @@ export { ARTIFACT_TYPES, BUILD_STATUSES } from "./types.ts";
 export { demandArtifact, demandBuild, findBuild, type Lookup } from "./lookup.ts";
 export { pinsOf } from "./pins.ts";
 export { type ProvenanceStatement, provenanceOf } from "./provenance.ts";
-export { blobsOf, DEFAULT_RETENTION, digestsIn, GRACE_MS, planGc } from "./retention.ts";
+export { blobsOf, digestsIn, planGc } from "./retention.ts";
 export { createArtifactStore } from "./store.ts";

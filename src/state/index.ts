@@ -1,7 +1,7 @@
 export { lockedDatabase } from "./database.ts";
 export { type Env, type EnvOptions, makeEnv } from "./env.ts";
 export type { Fs, FsFile, FsStat } from "./fs.ts";
-export { errorCode, ifThere, isMissing, nodeFs, randomTag, readError } from "./fs.ts";
+export { errorCode, ifThere, nodeFs, randomTag, readError } from "./fs.ts";
 export { type Liveness, type ProcessIdentity, type ProcessTable, systemProcesses } from "./identity.ts";
 export { acquireLock, type HeldLock } from "./lock.ts";
 export { Names } from "./names.ts";

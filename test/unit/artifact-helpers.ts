@@ -10,9 +10,9 @@ export const digest = (data: Uint8Array | string): string => createHash("sha256"
 
 export interface Scratch {
   readonly root: string;
-  store(options?: Partial<ArtifactStoreOptions>): ArtifactStore;
-  blob(sha256: string): string;
-  remove(): void;
+  readonly store: (options?: Partial<ArtifactStoreOptions>) => ArtifactStore;
+  readonly blob: (sha256: string) => string;
+  readonly remove: () => void;
 }
 
 /** In memory where there is such a place: what is synced there costs nothing. */
