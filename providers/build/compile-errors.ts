@@ -1,4 +1,5 @@
 import { stripVTControlCharacters } from "node:util";
+import { DISK_FULL } from "./text.ts";
 
 /** One error of a compiler, linker or other tool of a build. */
 export interface CompileError {
@@ -246,7 +247,7 @@ export class ErrorScanner {
     }
     // make's own summary of failures says nothing that was not said before.
     if (line === "" || /\*\*\* \[.*\] (?:Error|Killed)/.test(line)) return;
-    if (/no space left on device|disk quota exceeded/i.test(line)) this.full = true;
+    if (DISK_FULL.test(line)) this.full = true;
     for (const [pattern, name, debian] of MISSING) {
       if (pattern.test(line) && !this.missing.some((one) => one.name === name))
         this.missing.push({ name, package: debian });

@@ -142,14 +142,16 @@ printf '%s\n' "$labctl_env" | (
   exec setsid sh "$job/script"
 ) >>"$job/log" 2>&1 &
 child=$!
+# Where the disk is full, what tools say of it may not find room in the log.
+room() {
+  labctl_x=$(labctl_free_kib "$job")
+  if [ -z "$low" ] || { [ -n "$labctl_x" ] && [ "$labctl_x" -lt "$low" ]; }; then low=$labctl_x; fi
+}
 ticks=0
 while labctl_running "$child"; do
   look
   [ -z "$why" ] || break
-  if [ $((ticks % 4)) = 0 ]; then
-    labctl_x=$(labctl_free_kib "$job")
-    if [ -z "$low" ] || { [ -n "$labctl_x" ] && [ "$labctl_x" -lt "$low" ]; }; then low=$labctl_x; fi
-  fi
+  [ $((ticks % 4)) != 0 ] || room
   ticks=$((ticks+1))
   sleep 0.3
 done
@@ -159,6 +161,7 @@ if [ -n "$why" ]; then
 fi
 wait "$child"
 code=$?
+room
 # What it left in the background goes with it.
 labctl_end_all "$mark" "$child"
 finish exit "$code"

@@ -1,105 +1,18 @@
-import { gunzipSync } from "node:zlib";
 import { LabError, type Machine, quoteWord, Sensitive, sh } from "../../src/index.ts";
-import { buildScript, type Compiler, KERNEL_ARCHS, type KernelBuild, type RunBuild } from "./build-script.ts";
+import { buildScript, KERNEL_ARCHS } from "./build-script.ts";
+import type { BuildObserver, BuildOutcome, BuildOutput, BuildRequest } from "./build-types.ts";
 import { type Cleaned, cleanServer } from "./clean.ts";
-import { type CompileError, ErrorScanner, formatCompileError, type MissingTool } from "./compile-errors.ts";
+import { ErrorScanner } from "./compile-errors.ts";
+import { type Circumstances, diskError, failureOf, lostError } from "./failures.ts";
 import { followJob } from "./follow.ts";
 import { startScript } from "./job-script.ts";
 import { cancelJob, findJob, type Job } from "./jobs.ts";
-import { explainDropped } from "./kconfig-explain.ts";
-import { parseKconfig } from "./kconfig.ts";
-import { defconfigError, droppedError, type MergedConfig, parseConfig, verifyConfig } from "./kernel-config.ts";
-import type { BuildPaths } from "./layout.ts";
-import { prepareDirectory, type TreeScan } from "./source-directory.ts";
-import { type GitSource, prepareGit, type ResolvedGit } from "./source-git.ts";
+import { explainOnServer } from "./kconfig-server.ts";
+import { prepareDirectory } from "./source-directory.ts";
+import { prepareGit } from "./source-git.ts";
 import type { PreparedSource } from "./source-script.ts";
-import { prepareTarball, type TarballSource } from "./source-tarball.ts";
-import { lastLines, list, nearest, requireSuccess, runScript } from "./text.ts";
-
-export type BuildSource =
-  | { readonly type: "git"; readonly source: GitSource; readonly resolved: ResolvedGit; readonly depth?: number }
-  | { readonly type: "directory"; readonly scan: TreeScan }
-  | { readonly type: "tarball"; readonly source: TarballSource };
-
-export interface BuildRequest {
-  readonly paths: BuildPaths;
-  /** SHA-256 of all inputs; see buildDigest(). */
-  readonly digest: string;
-  readonly source: BuildSource;
-  readonly work: KernelBuild | RunBuild;
-  /** For kernels: what is asked of the configuration. */
-  readonly config?: MergedConfig;
-  readonly compiler: Compiler;
-  /** For the build's own commands. Never on a command line, a disk or in a log. */
-  readonly env?: Readonly<Record<string, string | Sensitive<string>>>;
-  /** Parallel jobs; absent: as many as there are cores. */
-  readonly jobs?: number;
-  /** Use ccache where it is installed (default true). */
-  readonly ccache?: boolean;
-  /** Builds from nothing (default false). */
-  readonly clean?: boolean;
-  /** Builds again where the same digest was built before and its outputs are still there (default false). */
-  readonly again?: boolean;
-  /** Milliseconds; the time that it waits for another build of the same tree does not count. Absent: none. */
-  readonly timeout?: number;
-  /** Milliseconds without a sign of life of labctl after which the server ends the build (default 120,000). */
-  readonly lease?: number;
-  /** For people: who started it. */
-  readonly holder: string;
-  /** Bytes to be free before it is tried once more after the disk was full (default 10 GB). */
-  readonly makeRoom?: number;
-  /** Steps of the last build with the same objects, for progress. */
-  readonly expectedSteps?: number;
-}
-
-export interface BuildProgress {
-  readonly phase: string;
-  /** Steps seen so far. */
-  readonly steps: number;
-  /** 0 to 100; absent where nobody can know. */
-  readonly percent?: number;
-}
-
-export interface BuildObserver {
-  readonly signal?: AbortSignal;
-  /** The log as it comes, from its first byte; a second try begins with a line of its own. */
-  readonly onLog?: (chunk: Buffer) => void;
-  readonly onProgress?: (progress: BuildProgress) => void;
-  /** Something that people want to know: an attached build, a lost link, a cleaned disk. */
-  readonly onNote?: (text: string) => void;
-}
-
-export interface BuildOutput {
-  readonly name: string;
-  /** kernel_image, vmlinux, system_map, kernel_config, kernel_modules, device_tree, device_trees, or as the spec says. */
-  readonly type: string;
-  /** On the build server. */
-  readonly path: string;
-  readonly sha256: string;
-  readonly size: number;
-}
-
-export type BuildOutcome = {
-  /** Seconds that the build took; 0 where nothing ran. */
-  readonly seconds: number;
-  readonly steps: number;
-  /** `started` by us, `attached` to one that ran, `reused`: it was built before and is still there. */
-  readonly how: "started" | "attached" | "reused";
-} & (
-  | {
-      readonly is: "completed";
-      readonly outputs: readonly BuildOutput[];
-      /** Of a kernel: what `uname -r` will say. */
-      readonly release?: string;
-    }
-  | {
-      readonly is: "failed" | "cancelled";
-      readonly error: LabError;
-      /** The first errors of compilers and other tools. */
-      readonly errors: readonly CompileError[];
-      readonly missing: readonly MissingTool[];
-    }
-);
+import { prepareTarball } from "./source-tarball.ts";
+import { list, requireSuccess, runScript } from "./text.ts";
 
 const LEASE_MS = 120_000;
 const ROOM = 10e9;
@@ -140,10 +53,12 @@ class Build {
   }
 
   async run(): Promise<BuildOutcome> {
+    let tries = 0;
     for (let stale = 0; ; ) {
       this.#scanner = new ErrorScanner();
       this.#tail = "";
-      const how = await this.#begin();
+      const how = await this.#beginAgain(tries++);
+      if (how instanceof LabError) return { is: "failed", how: "started", error: how, ...this.#findings(), seconds: 0 };
       if (how === "reused") return await this.#completed(how, 0);
       const job = await this.#follow();
       const seconds = job.result?.seconds ?? 0;
@@ -158,6 +73,21 @@ class Build {
       }
       return await this.#failed(how, job, seconds);
     }
+  }
+
+  /** A build that has run and finds no room for its second try has failed; before the first it has not begun. */
+  async #beginAgain(tries: number): Promise<BuildOutcome["how"] | LabError> {
+    try {
+      return await this.#begin();
+    } catch (error) {
+      if (tries > 0 && error instanceof LabError && error.code === "E_BUILD_DISK") return error;
+      throw error;
+    }
+  }
+
+  #findings(): Pick<ErrorScanner, "errors" | "missing" | "steps"> {
+    const { errors, missing, steps } = this.#scanner;
+    return { errors, missing, steps };
   }
 
   /** Starts the build, unless it runs or is done. */
@@ -190,7 +120,7 @@ class Build {
         hint: "add the package that brings it to `packages:` of that host (util-linux, coreutils, findutils, tar, gawk)",
       });
     }
-    if (word === "full") return this.#diskError(said);
+    if (word === "full") return diskError(this.#circumstances(), said);
     const denied = /permission denied|not permitted|read-only/i.test(said);
     return new LabError("E_COMMAND_FAILED", `a build cannot be started on ${address}: ${said}`, {
       address,
@@ -205,12 +135,14 @@ class Build {
       return await this.#prepare();
     } catch (error) {
       if (!(error instanceof LabError) || error.code !== "E_DISK_FULL") throw error;
-      if (this.#cleaned !== undefined) throw this.#diskError(error.message);
+      if (this.#cleaned !== undefined) throw diskError(this.#circumstances(), error.message);
       await this.#makeRoom();
       try {
         return await this.#prepare();
       } catch (again) {
-        throw again instanceof LabError && again.code === "E_DISK_FULL" ? this.#diskError(again.message) : again;
+        throw again instanceof LabError && again.code === "E_DISK_FULL"
+          ? diskError(this.#circumstances(), again.message)
+          : again;
       }
     }
   }
@@ -303,7 +235,7 @@ class Build {
     this.#scanner.end();
     // Without the signal: what became of it is wanted also after a cancellation.
     const job = await findJob(this.#machine, paths.workdir, digest);
-    if (job === undefined) throw this.#lost("its directory on the server was removed");
+    if (job === undefined) throw lostError(this.#machine.address, "its directory on the server was removed");
     return job;
   }
 
@@ -348,9 +280,8 @@ class Build {
   }
 
   async #failed(how: BuildOutcome["how"], job: Job, seconds: number): Promise<BuildOutcome> {
-    const { errors, missing, steps } = this.#scanner;
     const end = job.result?.end;
-    const common = { how, seconds, steps, errors, missing } as const;
+    const common = { how, seconds, ...this.#findings() } as const;
     if (end === "cancelled" || (end === undefined && this.#observer.signal?.aborted === true)) {
       return {
         is: "cancelled",
@@ -362,160 +293,28 @@ class Build {
   }
 
   async #errorOf(job: Job): Promise<LabError> {
-    const { address } = this.#machine;
-    const { result } = job;
-    if (result === undefined) return this.#lost("the server restarted, or something killed what supervised it");
-    if (result.end === "lease") return this.#lost("no labctl gave a sign of life for longer than its lease");
-    if (result.end === "timeout") {
-      return new LabError(
-        "E_BUILD_TIMEOUT",
-        `the build took longer than ${Math.round((this.#request.timeout ?? 0) / 1000)} s and was ended in the phase ${job.phase}`,
-        {
-          address,
-          retryable: true,
-          hint: "give it a longer `timeout`, or a server with more cores; what was compiled is kept, and the next try goes on there",
-        },
-      );
+    if (job.problems[0]?.[0] === "dropped" && !this.#ranFull(job)) {
+      const { paths, work, config } = this.#request;
+      const srcarch = work.type === "kernel" ? KERNEL_ARCHS[work.arch].srcarch : "";
+      return (await explainOnServer(this.#machine, paths, config, srcarch)).atAddress(this.#machine.address);
     }
-    const [word, ...fields] = job.problems[0] ?? [];
-    if (this.#ranFull(job)) return this.#diskError(lastLines(this.#tail, 3));
-    if (word === "defconfig") return this.#noDefconfig(fields[0] ?? "", job);
-    if (word === "dropped") return (await this.#dropped()).atAddress(address);
-    if (word === "output") return this.#noOutput(fields, job);
-    if (word === "source") {
-      return new LabError("E_SOURCE_CORRUPT", `${fields.join(" ")}: ${lastLines(this.#tail, 3)}`, {
-        address,
-        hint: "the source is there and cannot be put in place: look at the log",
-      });
-    }
-    if (word === "stale") {
-      return new LabError("E_SOURCE_CORRUPT", "the tree of this build is changed by somebody else all the time", {
-        address,
-        retryable: true,
-        hint: "two labctls build the same thing from different sources: let one end first",
-      });
-    }
-    return this.#compileFailure(result.code ?? 1, word === "step" ? fields.join(" ") : job.phase);
+    return failureOf(job, this.#circumstances(job));
   }
 
-  #compileFailure(code: number, step: string): LabError {
-    const { address } = this.#machine;
-    const { errors, missing } = this.#scanner;
-    if (missing.length > 0) {
-      const packages = missing.flatMap((one) => one.package ?? []);
-      return new LabError("E_BUILD_TOOL", `the build server lacks ${missing.map(({ name }) => name).join(", ")}`, {
-        address,
-        hint: `add ${packages.join(", ")} to \`packages:\` of that host (names of Debian's packages)`,
-      });
-    }
-    const { tree, objects } = this.#request.paths;
-    const lines = errors.slice(0, 5).map((error) => formatCompileError(error, [tree, objects]));
-    const said = lines.length > 0 ? lines.join("\n") : lastLines(this.#tail, 5);
-    return new LabError(
-      "E_BUILD_FAILED",
-      `the build failed in the step ${step} (exit code ${code})${said === "" ? "" : `:\n${said}`}`,
-      {
-        address,
-        hint: "the whole log is kept with the build; correct the source and run again",
-      },
-    );
-  }
-
-  #lost(why: string): LabError {
-    return new LabError("E_BUILD_LOST", `the build ended without a result: ${why}`, {
+  #circumstances(job?: Job): Circumstances {
+    const { work, paths, timeout } = this.#request;
+    return {
       address: this.#machine.address,
-      retryable: true,
-      hint: "run again: what was compiled is not compiled again",
-    });
+      arch: work.arch,
+      paths,
+      timeout: timeout ?? 0,
+      errors: this.#scanner.errors,
+      missing: this.#scanner.missing,
+      tail: this.#tail,
+      full: job !== undefined && this.#ranFull(job),
+      cleaned: this.#cleaned,
+    };
   }
-
-  #diskError(said: string): LabError {
-    const removed = this.#cleaned?.removed ?? [];
-    const bytes = removed.reduce((sum, one) => sum + one.bytes, 0);
-    return new LabError(
-      "E_BUILD_DISK",
-      `the disk of ${this.#request.paths.workdir} is full, also after ${removed.length} old things (${Math.ceil(bytes / 1e6)} MB) were removed${said === "" ? "" : `: ${said}`}`,
-      {
-        address: this.#machine.address,
-        retryable: true,
-        hint: "free some space there, or ask for it: `requires: { disk: ... }`",
-      },
-    );
-  }
-
-  #noDefconfig(name: string, job: Job): LabError {
-    const names = near(job);
-    const { arch } = this.#request.work;
-    return defconfigError(
-      name,
-      arch,
-      names.filter((one) => !one.includes(" ")),
-      [
-        ...names.filter((one) => one.includes(" (of ")),
-        ...nearest(
-          name,
-          names.filter((one) => !one.includes(" ")),
-        ),
-      ],
-    ).atAddress(this.#machine.address);
-  }
-
-  #noOutput(fields: readonly string[], job: Job): LabError {
-    const [name = "", path = "", why = ""] = fields;
-    const made = near(job);
-    const close = nearest(path, made);
-    const show = close.length > 0 ? close : made.slice(0, 8);
-    return new LabError(
-      "E_BUILD_OUTPUT",
-      `the output ${name}: ${path} ${why === "directory" ? "is a directory" : "is not there"} after the build`,
-      {
-        address: this.#machine.address,
-        hint:
-          why === "directory"
-            ? "pack it in `run:` (`tar -cf`), and name the archive"
-            : `files that the build wrote: ${list(show)}`,
-      },
-    );
-  }
-
-  /** Reads the configuration that came out and the kernel's Kconfig files, to say why. */
-  async #dropped(): Promise<LabError> {
-    const { paths, work, config } = this.#request;
-    const final = await runScript(this.#machine, sh`cat -- ${`${paths.job}/config`} || exit 1`, { keep: 8 << 20 });
-    const values = parseConfig(
-      requireSuccess(this.#machine, final, "reading the configuration").stdout.toString("utf8"),
-    );
-    const dropped = config === undefined ? [] : verifyConfig(config, values);
-    const srcarch = work.type === "kernel" ? KERNEL_ARCHS[work.arch].srcarch : "";
-    return droppedError(
-      dropped,
-      explainDropped(dropped, values, parseKconfig(await this.#kconfigFiles(srcarch), srcarch)),
-    );
-  }
-
-  async #kconfigFiles(srcarch: string): Promise<ReadonlyMap<string, string>> {
-    const result = await runScript(
-      this.#machine,
-      sh`cd -- ${this.#request.paths.tree} || exit 1
-find . -name 'Kconfig*' -type f ! -path './.git/*' \\( ! -path './arch/*' -o -path ./arch/Kconfig -o -path ${`./arch/${srcarch}/*`} \\) -print0 | xargs -0 awk 'FNR == 1 { print "\\001" FILENAME } { print }' | gzip -c`,
-      { keep: 64 << 20 },
-    );
-    if (result.code !== 0 || result.stdout.length === 0) return new Map();
-    const text = gunzipSync(result.stdout).toString("utf8");
-    return new Map(
-      text
-        .split("\u0001")
-        .slice(1)
-        .map((file) => {
-          const end = file.indexOf("\n");
-          return [file.slice(2, end), file.slice(end + 1)] as const;
-        }),
-    );
-  }
-}
-
-function near(job: Job): readonly string[] {
-  return job.problems.flatMap(([word, name]) => (word === "near" && name !== undefined ? [name] : []));
 }
 
 /** Reads the list of what a build made. */

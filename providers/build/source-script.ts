@@ -136,7 +136,7 @@ labctl_from_tarball() {
     rm -rf -- "$stage"; mkdir -p -- "$stage/files" || return 1
     if ! tar -xf "$workdir/tarballs/$1" -C "$stage/files" --no-same-owner 2>"$stage/said"; then
       cat -- "$stage/said" >&2
-      case $(cat -- "$stage/said") in *'No space left'*) return 1 ;; esac
+      case $(cat -- "$stage/said") in *'No space left'*|*'Wrote only'*) return 1 ;; esac
       labctl_die source "the tarball cannot be unpacked: $(tail -n 3 "$stage/said" | tr '\n\t' '  ')"
     fi
     f=$stage/files

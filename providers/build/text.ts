@@ -74,5 +74,6 @@ export function commandFailure(machine: Machine, what: string, said: string, cod
   );
 }
 
-/** What tools say when a disk or a quota is full. */
-export const DISK_FULL = /no space left on device|disk quota exceeded|ENOSPC|EDQUOT|not enough space on the disk/i;
+/** What tools say when a disk or a quota is full; GNU tar counts bytes. */
+export const DISK_FULL =
+  /no space left on device|disk quota exceeded|ENOSPC|EDQUOT|not enough space on the disk|wrote only \d+ of \d+ bytes/i;

@@ -5,7 +5,8 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Compiler, RunBuild } from "../../providers/build/build-script.ts";
 import { type BuildPaths, buildPaths } from "../../providers/build/layout.ts";
-import { type BuildObserver, type BuildOutcome, type BuildRequest, runBuild } from "../../providers/build/runner.ts";
+import type { BuildObserver, BuildOutcome, BuildRequest } from "../../providers/build/build-types.ts";
+import { runBuild } from "../../providers/build/runner.ts";
 import { type Machine, userScript } from "../../src/index.ts";
 
 export const WORKDIR = "/srv/build";
