@@ -78,6 +78,11 @@ export const CODES = {
   E_SUDO: { exit: 6, title: "no root rights on a host" },
   E_REBOOT: { exit: 6, title: "a host did not come back" },
 
+  // Selection
+  E_NEVER_FITS: { exit: 8, title: "no machine can take it" },
+  E_BUSY: { exit: 8, title: "every machine that could take it is busy" },
+  E_ACTIVE_WORKLOADS: { exit: 8, title: "something still runs there" },
+
   // Artifacts
   E_ARTIFACT_NOT_FOUND: { exit: 8, title: "no such build or artifact" },
   E_ARTIFACT_AMBIGUOUS: { exit: 3, title: "several builds fit" },

@@ -1,0 +1,248 @@
+import { formatSize, parseSize, type Plain, SIZE_PATTERN } from "../model/index.ts";
+import type { Schema } from "../provider/index.ts";
+
+/** What is asked of a machine. Sizes in bytes. */
+export interface Requirements {
+  readonly arch?: string;
+  readonly cpus?: number;
+  readonly memory?: number;
+  readonly disk?: number;
+  readonly kvm?: boolean;
+  readonly nested_virt?: boolean;
+  readonly toolchain?: string;
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly group?: string;
+  /** Names of hosts, the best first: taken where they fit, and left where they do not. */
+  readonly prefer?: readonly string[];
+}
+
+/** What a machine has, or what is taken of it. Memory and disk in bytes; `slots` counts workloads. */
+export interface Amounts {
+  readonly cpus?: number;
+  readonly memory?: number;
+  readonly disk?: number;
+  readonly slots?: number;
+}
+export const AMOUNTS = ["cpus", "memory", "disk", "slots"] as const satisfies readonly (keyof Amounts)[];
+
+export type MachineStatus = "online" | "offline" | "degraded" | "maintenance" | "unknown";
+
+/** A machine that something could be put on. */
+export interface Candidate {
+  readonly address: string;
+  /** As users call it: `builder-1`. */
+  readonly name: string;
+  readonly status: MachineStatus;
+  /** Why it is not online: what was said when it was put into maintenance, the error when it was looked at. */
+  readonly why?: string;
+  readonly arch: string;
+  /** Other architectures that it serves, by emulation or by cross-compilers. */
+  readonly also?: readonly string[];
+  readonly total: Amounts;
+  /** Reserved by labctl, whether it is in use yet or not. */
+  readonly reserved: Amounts;
+  /** In use as measured, whoever uses it. */
+  readonly used?: Amounts;
+  /** Share of what it has, above which nothing new comes: 0.85. Absent: all of it may go. */
+  readonly max_utilization?: number;
+  /** Bytes of disk that must stay free. */
+  readonly min_free_disk?: number;
+  /** With `warn` a disk that is low keeps nothing away. */
+  readonly on_low_disk?: "refuse" | "warn";
+  readonly kvm?: boolean;
+  readonly nested_virt?: boolean;
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly group?: string;
+  readonly toolchains?: readonly { readonly name: string; readonly arch: string; readonly version: string }[];
+  /** Milliseconds since the epoch at which something there is expected to end. */
+  readonly next_free?: number;
+}
+
+/** Why a machine does not do. `permanent`: waiting does not help. */
+export interface Unmet {
+  readonly what: string;
+  readonly text: string;
+  readonly permanent: boolean;
+}
+
+/** Everything that keeps a machine from being chosen, in one go. Pure. */
+export function unmet(wanted: Requirements, machine: Candidate): readonly Unmet[] {
+  return [...lacking(wanted, machine), ...unfit(machine), ...taken(wanted, machine)];
+}
+
+/** What it will never be, as it is. */
+function lacking(wanted: Requirements, machine: Candidate): Unmet[] {
+  const out: Unmet[] = [];
+  const never = (what: string, text: string): void => void out.push({ what, text, permanent: true });
+  const { arch } = wanted;
+  if (arch !== undefined && machine.arch !== arch && machine.also?.includes(arch) !== true)
+    never("arch", `it is ${machine.arch}, not ${arch}`);
+  if (wanted.toolchain !== undefined && !hasToolchain(machine, wanted.toolchain, arch)) {
+    const there = (machine.toolchains ?? []).map((one) => `${one.name} for ${one.arch}`);
+    const target = arch === undefined ? "" : ` for ${arch}`;
+    never(
+      "toolchain",
+      `it has no ${wanted.toolchain}${target}${there.length === 0 ? "" : ` (but ${there.join(", ")})`}`,
+    );
+  }
+  for (const key of ["cpus", "memory", "disk"] as const) {
+    const [asked, has] = [wanted[key], machine.total[key]];
+    if (asked !== undefined && has !== undefined && asked > has)
+      never(key, `it has ${shown(key, has)}, and ${shown(key, asked)} are asked for`);
+  }
+  if (wanted.kvm === true && machine.kvm !== true) never("kvm", "KVM does not work there");
+  if (wanted.nested_virt === true && machine.nested_virt !== true)
+    never("nested_virt", "nested virtualization does not work there");
+  for (const [name, value] of Object.entries(wanted.labels ?? {})) {
+    const has = Object.hasOwn(machine.labels ?? {}, name) ? machine.labels?.[name] : undefined;
+    if (has !== value)
+      never("labels", has === undefined ? `it has no label ${name}` : `its label ${name} is ${has}, not ${value}`);
+  }
+  if (wanted.group !== undefined && machine.group !== wanted.group)
+    never("group", machine.group === undefined ? "it is in no group" : `it is in the group ${machine.group}`);
+  return out;
+}
+
+function hasToolchain(machine: Candidate, name: string, arch: string | undefined): boolean {
+  return (machine.toolchains ?? []).some((one) => one.name === name && (arch === undefined || one.arch === arch));
+}
+
+/** Its state at this moment. */
+function unfit(machine: Candidate): Unmet[] {
+  if (machine.status === "online") return [];
+  const why = machine.why === undefined ? "" : `: ${machine.why}`;
+  const text = machine.status === "maintenance" ? `it is in maintenance${why}` : `it is ${machine.status}${why}`;
+  return [{ what: "status", text, permanent: false }];
+}
+
+/** What others have of it. */
+function taken(wanted: Requirements, machine: Candidate): Unmet[] {
+  const out: Unmet[] = [];
+  const not = (what: string, text: string): void => void out.push({ what, text, permanent: false });
+  for (const key of AMOUNTS) {
+    const total = machine.total[key];
+    if (total === undefined) continue;
+    const asked = key === "slots" ? 1 : (wanted[key] ?? 0);
+    const busy = inUse(machine, key);
+    // Utilization is of what runs there; a queue of slots is full when it is full.
+    const limit = key === "slots" || key === "disk" ? total : total * (machine.max_utilization ?? 1);
+    if (asked > total) continue;
+    if (busy + asked > limit && asked > 0) not(key, fullText(key, busy, total, asked, machine.max_utilization));
+    else if (key !== "slots" && key !== "disk" && machine.max_utilization !== undefined && busy > limit)
+      not(
+        key,
+        `${percent(busy / total)} of its ${NOUNS[key]} are in use, more than ${percent(machine.max_utilization)}`,
+      );
+  }
+  if (isLow(machine) && machine.on_low_disk !== "warn") {
+    const { disk } = free(machine);
+    not(
+      "disk",
+      `it has ${formatSize(disk ?? 0)} of disk left, and ${formatSize(machine.min_free_disk ?? 0)} must stay free`,
+    );
+  }
+  return out;
+}
+
+/** True where less disk is free than must stay free. */
+export function isLow(machine: Candidate): boolean {
+  const { disk } = free(machine);
+  return machine.min_free_disk !== undefined && disk !== undefined && disk < machine.min_free_disk;
+}
+
+/** What is left of each amount that the machine counts. */
+export function free(machine: Candidate): Amounts {
+  const out: { -readonly [K in keyof Amounts]: Amounts[K] } = {};
+  for (const key of AMOUNTS) {
+    const total = machine.total[key];
+    if (total !== undefined) out[key] = Math.max(0, total - inUse(machine, key));
+  }
+  return out;
+}
+
+/** Reserved or measured, whichever is more: what is reserved may not be in use yet, and others use machines too. */
+function inUse(machine: Candidate, key: keyof Amounts): number {
+  return Math.max(machine.reserved[key] ?? 0, machine.used?.[key] ?? 0);
+}
+
+/** The fullest of its amounts once the request is there: 0 empty, 1 full. Pure. */
+export function utilization(wanted: Requirements, machine: Candidate): number {
+  const shares = AMOUNTS.map((key) => {
+    const total = machine.total[key];
+    if (total === undefined || total <= 0) return 0;
+    return (inUse(machine, key) + (key === "slots" ? 1 : (wanted[key] ?? 0))) / total;
+  });
+  return Math.max(...shares);
+}
+
+const NOUNS = { cpus: "processors", memory: "memory", disk: "disk", slots: "places" } as const;
+
+function shown(key: keyof Amounts, amount: number): string {
+  return key === "memory" || key === "disk"
+    ? `${formatSize(amount)} of ${NOUNS[key]}`
+    : `${round(amount)} ${NOUNS[key]}`;
+}
+
+function fullText(key: keyof Amounts, busy: number, total: number, asked: number, share: number | undefined): string {
+  if (key === "slots") return `all of its ${round(total)} places are taken`;
+  const limit = share === undefined || key === "disk" ? "" : `, and above ${percent(share)} nothing new comes`;
+  return `${shown(key, busy)} of ${shown(key, total)} are in use, ${shown(key, asked)} more are asked for${limit}`;
+}
+
+function percent(share: number): string {
+  return `${Math.round(share * 100)}%`;
+}
+
+function round(amount: number): string {
+  return String(Math.round(amount * 100) / 100);
+}
+
+const SIZE: Schema = { type: "string", pattern: SIZE_PATTERN, "x-labctl": { unit: "size" } };
+
+/** `requires:`, wherever it stands. */
+export const REQUIRES_SCHEMA = {
+  type: "object",
+  description: "What is asked of the machine. labctl selects among all that meet it.",
+  properties: {
+    arch: {
+      type: "string",
+      enum: ["x86_64", "arm64", "armv7", "riscv64"],
+      description: "Its architecture, or one that it serves by emulation.",
+    },
+    cpus: { type: "integer", minimum: 1, description: "Processors.", examples: [2] },
+    memory: { ...SIZE, description: "Memory.", examples: ["4GiB"] },
+    disk: { ...SIZE, description: "Disk space.", examples: ["10GiB"] },
+    kvm: { type: "boolean", description: "KVM must work there, found out by using it.", examples: [true] },
+    nested_virt: { type: "boolean", description: "Machines there must be able to run machines.", examples: [true] },
+    toolchain: { type: "string", description: "A compiler by name.", examples: ["gcc-12"] },
+    labels: {
+      type: "object",
+      additionalProperties: { type: "string" },
+      description: "Labels with their values.",
+      examples: [{ site: "berlin" }],
+    },
+    group: { type: "string", description: "The group that it is in.", examples: ["builders"] },
+    prefer: {
+      type: "array",
+      items: { type: "string" },
+      description: "Names of hosts, the best first: taken where they fit.",
+      examples: [["builder-1"]],
+    },
+  },
+  additionalProperties: false,
+} as const satisfies Schema;
+
+/** A checked `requires:` as data. */
+export function readRequirements(value: Readonly<Record<string, Plain>> | undefined): Requirements {
+  const { memory, disk, ...rest } = value ?? {};
+  const [memoryBytes, diskBytes] = [sizeOf(memory), sizeOf(disk)];
+  return {
+    ...(rest as Requirements),
+    ...(memoryBytes !== undefined && { memory: memoryBytes }),
+    ...(diskBytes !== undefined && { disk: diskBytes }),
+  };
+}
+
+function sizeOf(value: Plain | undefined): number | undefined {
+  return typeof value === "string" ? parseSize(value) : typeof value === "number" ? value : undefined;
+}
