@@ -7,7 +7,7 @@ const TELLING = /out of memory: Kill/i;
 /** From here on the OOM report is tables. */
 const TABLES = /^Mem-Info:|^Tasks state/;
 const NOISE =
-  /^Modules linked in:|^Code: |^(?:RAX|RBX|RDX|RSI|RDI|RBP|RSP|R\d\d|RSP|FS|CS|CR2|DR\d|PKRU|EFLAGS|EAX|ESI|DS):|^RSP: |^x\d{1,2} ?: |^sp : |^pstate: |^(?:gp|t\d|s\d|a\d|s1\d) ?: |^Stack:|^status: |^Mem abort info:|^Data abort info:|^\s+(?:ESR|EC|SET|FnV|EA|FSC|ISV|CM|user pgtable|\[)|^Hardware name:|^PGD |^#PF: |^={10,}$|^-{10,}$|^-+\[ cut here \]-+$|^<\/?(?:TASK|IRQ|NMI|SOFTIRQ)>$|^irq event stamp|^(?:hard|soft)irqs last|^Exception stack|^\S+: \[<[0-9a-f]+>\] \?/;
+  /^Modules linked in:|^Code: |^(?:RAX|RBX|RDX|RSI|RDI|RBP|RSP|R\d\d|RSP|FS|CS|CR2|DR\d|PKRU|EFLAGS|EAX|ESI|DS):|^RSP: |^x\d{1,2} ?: |^sp : |^pstate: |^(?:gp|t\d|s\d|a\d|s1\d) ?: |^Stack:|^status: |^Mem abort info:|^Data abort info:|^(?:ESR|EC|SET|EA|FSC|ISV|CM) = |^user pgtable|^\[[0-9a-f]{8,16}\] (?:pgd|address|\*pgd)|^Hardware name:|^PGD |^#PF: |^={10,}$|^-{10,}$|^-+\[ cut here \]-+$|^<\/?(?:TASK|IRQ|NMI|SOFTIRQ)>$|^irq event stamp|^(?:hard|soft)irqs last|^Exception stack|^\S+: \[<[0-9a-f]+>\] \?/;
 /** A frame that the unwinder is not sure of. */
 const UNSURE = /^(?:\[<[0-9a-f]+>\] )?\? |\(unreliable\)$/;
 const FRAME = /^(?:\[<\(?[0-9a-fx]+\)?>\] )?[\w.$]+(?:\([^)]*\))?\+0x[0-9a-f]+\/0x[0-9a-f]+/;

@@ -95,9 +95,9 @@ export const RULES: readonly Rule[] = [
   report(
     "oops",
     "error",
-    /(?:general protection fault|stack segment|invalid opcode|divide error|double fault|alignment check|int3|Oops: .{0,40} fault)[:,].*\[#\d+\].*/,
+    /(?:general protection fault|stack segment|invalid opcode|divide[ _]error|double fault|alignment check|int3|Oops: .{0,40} fault)[:,].*\[#\d+\].*/,
   ),
-  report("oops", "error", /general protection fault, (?:probably|maybe) for (?:non-canonical )?address .*/),
+  report("oops", "error", /general protection fault,?(?: probably| maybe)? for (?:non-canonical )?address .*/),
   report("oops", "error", /PANIC: double fault.*/),
   report("oops", "error", /kernel BUG at \S+:\d+!/),
   report("oops", "error", /Internal error: .*\[#\d+\].*/),
@@ -112,13 +112,16 @@ export const RULES: readonly Rule[] = [
   report(
     "lockdep",
     "warning",
-    /(?:INFO: (?:possible (?:circular|recursive) locking|inconsistent lock state|suspicious RCU usage|trying to register non-static key)|BUG: (?:Invalid wait context|MAX_LOCK|sleeping function called from invalid context)|\[ BUG: Invalid wait context \]|DEBUG_LOCKS_WARN_ON).*/,
+    /(?:INFO: (?:possible (?:circular|recursive) locking|possible irq lock inversion|inconsistent lock state|suspicious RCU usage|trying to register non-static key)|BUG: (?:Invalid wait context|MAX_|.{1,64} still has locks held!|sleeping function called from invalid context)|\[ BUG: Invalid wait context \]|DEBUG_LOCKS_WARN_ON).*/,
   ),
   report(
     "bug",
     "error",
     /BUG: (?:scheduling while atomic|spinlock|rwlock|Bad page|Bad rss-counter|non-zero |Dentry|using \w+\(\) in preemptible|workqueue leaked|stack guard page|TASK stack guard|held lock|bad unlock|unable|sleeping|lock).*/i,
   ),
+  // mm/slub.c: "BUG kmalloc-8 (Tainted: G B): Object already free"; fs/open.c, fs/super.c.
+  report("bug", "error", /BUG \S{1,64} \((?:Not tainted|Tainted[^)]{0,80})\): .*/),
+  printk("bug", "error", /VFS: (?:Busy inodes after unmount of|Close: file count is) .*/),
   // Not "WARNING:" alone: programs say that too. "WARNING: CPU: 0 PID: 1 at f:1 fn+0x" up to 6.16, "WARNING: f:1 at fn+0x" since.
   report(
     "warning",
@@ -164,7 +167,7 @@ export const RULES: readonly Rule[] = [
 
 /** Ends of lines that wait for an answer. */
 export const PROMPTS: readonly { readonly kind: ConsoleKind; readonly match: RegExp }[] = [
-  { kind: "login", match: /(?:^|[\w.-] )login: $/ },
+  { kind: "login", match: /^(?!Last )(?:\S{1,64} )?login: $/ },
   { kind: "prompt", match: /^(?:=> |U-Boot[^>]{0,24}> )$/ },
   { kind: "prompt", match: /^(?:grub(?: rescue)?> |\(initramfs\) |Shell> )$/ },
   { kind: "prompt", match: /^(?:[\w.-]{1,32}@[\w.-]{1,64}:[^\s]{0,128}|~|\/[^\s]{0,128}|)\s?[#$] $/ },
@@ -176,4 +179,4 @@ export const BUILD_ID = /^CPU: \d+ .*#\d+.* ([0-9a-f]{40})\b/;
 
 /** A line with one of these words may be a header; all others are passed over quickly. */
 export const QUICK =
-  /panic|BUG|Unable|fault|error|[Oo]ops|Oops|KASAN|UBSAN|WARNING|rcu_|LOCKUP|INFO|oom|memory|emory|Initramfs|initramfs|execute|rdinit|init process|reboot:|bootable|halted|BdsDxe|ERROR|Bad |Wrong|[Ff]ailed|Could not|SeaBIOS|UEFI|OpenSBI|BL1|qboot|U-Boot|GRUB|iPXE|DEBUG_LOCKS|opcode|segment|alignment|int3|FATAL/;
+  /panic|BUG|Unable|fault|error|[Oo]ops|Oops|KASAN|UBSAN|WARNING|rcu_|LOCKUP|INFO|oom|memory|emory|Initramfs|initramfs|execute|rdinit|init process|reboot:|bootable|halted|BdsDxe|ERROR|Bad |Wrong|[Ff]ailed|Could not|SeaBIOS|UEFI|OpenSBI|BL1|qboot|U-Boot|GRUB|iPXE|DEBUG_LOCKS|VFS:|divide|opcode|segment|alignment|int3|FATAL/;

@@ -320,7 +320,8 @@ export class ConsoleWatcher {
     const count = (this.#counts.get(kind) ?? 0) + 1;
     this.#counts.set(kind, count);
     if (severity !== "fatal" && count > MOST_OF_A_KIND) return;
-    this.#emit({ kind, severity, title, lines, at: { offset, ms } });
+    const cut = (text: string): string => text.slice(0, MOST_TITLE);
+    this.#emit({ kind, severity, title: cut(title), lines: lines.map(cut), at: { offset, ms } });
   }
 }
 
@@ -328,9 +329,7 @@ const ENDERS = new Set([...">:#$"].map((character) => character.charCodeAt(0)));
 
 /** The second and third header of one defect: "BUG: kernel NULL pointer dereference" goes on with "Oops: 0002 [#1]". */
 function belongs(open: Open, rule: Rule): boolean {
-  if (open.rule.kind === rule.kind) return rule.kind === "oops" || (rule.kind === "oom" && !rule.report);
-  // KASAN and UBSAN say what was wrong, the fault handler then says so too.
-  return rule.kind === "oops" && open.rule.kind === "oops";
+  return open.rule.kind === rule.kind && (rule.kind === "oops" || (rule.kind === "oom" && !rule.report));
 }
 
 const PLACES = [
