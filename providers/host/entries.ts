@@ -92,7 +92,8 @@ labctl_chunk() {
   printf '%s\n' "$labctl_types"
   labctl_stats "$@"
   echo .
-  labctl_digests=$(labctl_sums "$labctl_wants" "$@")
+  labctl_digests=
+  case $labctl_types in *f*) labctl_digests=$(labctl_sums "$labctl_wants" "$@") ;; esac
   printf '%s\n.\n' "$labctl_digests"
   labctl_i=0
   for labctl_p do

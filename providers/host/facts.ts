@@ -33,11 +33,13 @@ labctl_machine=$2
 labctl_first /proc/sys/kernel/hostname; labctl_fact hostname "$labctl_v"
 labctl_first /proc/sys/kernel/random/boot_id; labctl_fact boot_id "$labctl_v"
 labctl_first /proc/uptime; labctl_fact uptime "${"$"}{labctl_v%% *}"
-labctl_fact cores "$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null)"
+labctl_v=$(nproc 2>/dev/null) || labctl_v=$(getconf _NPROCESSORS_ONLN 2>/dev/null); labctl_fact cores "$labctl_v"
 while read -r labctl_k labctl_v labctl_x; do
   case $labctl_k in MemTotal:) labctl_fact memory_kib "$labctl_v"; break ;; esac
 done </proc/meminfo
-set -- $(df -Pk / 2>/dev/null | tail -n 1)
+labctl_v=$(df -Pk / 2>/dev/null)
+set -- ${"$"}{labctl_v##*"
+"}
 labctl_fact disk_total_kib "$2"
 labctl_fact disk_free_kib "$4"
 for labctl_f in /etc/os-release /usr/lib/os-release; do

@@ -45,7 +45,7 @@ async function contentOf(ctx: OperationContext, item: FileItem, temporary: strin
   const source = desired.source ?? "";
   const former = await formerContent(ctx, item, source);
   if (former !== undefined) return former;
-  const found = await ctx.local.digest(source);
+  const found = await ctx.local.digest(source, INLINE_LIMIT);
   if (desired.digest !== undefined && found.sha256 !== desired.digest) {
     throw new LabError("E_SOURCE_FILE", `${source} changed after the plan was made`, {
       address: item.address,
@@ -53,8 +53,8 @@ async function contentOf(ctx: OperationContext, item: FileItem, temporary: strin
     });
   }
   if (found.size <= INLINE_LIMIT) {
-    const bytes = await ctx.local.read(source);
-    if (sha256(bytes) === found.sha256) return { from: "inline", bytes };
+    const bytes = found.bytes ?? (await ctx.local.read(source));
+    if (found.bytes !== undefined || sha256(bytes) === found.sha256) return { from: "inline", bytes };
     throw new LabError("E_SOURCE_FILE", `${source} changes while it is read`, {
       address: item.address,
       retryable: true,
@@ -172,6 +172,7 @@ async function writeBatch(
       {
         signal: ctx.signal,
         keep: 16 << 20,
+        brief: batch.every(({ work }) => work.validate === undefined),
       },
     ),
     "writing files",

@@ -37,9 +37,9 @@ export const file = defineKind({
   async prepare(ctx, item) {
     const { source } = item.desired;
     if (source === undefined || item.unknown.has("source")) return {};
-    const { sha256: digest, size } = await ctx.local.digest(source);
+    const { sha256: digest, size, bytes } = await ctx.local.digest(source, TEXT_LIMIT);
     if (size > TEXT_LIMIT || isSecret(item)) return { digest };
-    const text = asText(await ctx.local.read(source));
+    const text = asText(bytes ?? (await ctx.local.read(source)));
     return { digest, ...(text !== undefined && sha256(text) === digest && { text }) };
   },
   taints(sensitive, desired) {

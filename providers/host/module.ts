@@ -116,12 +116,27 @@ export function diffModule(desired: Desired, observed: Observed): PropertyDiff[]
   return out;
 }
 
+/** The kernel loads a module with a parameter that it does not have, and only its log tells. */
+const PARAMETERS = `m=$1
+shift
+list=$(modinfo -F parm "$m" 2>/dev/null) || exit 0
+for p do
+  case $p in dyndbg|async_probe) continue ;; esac
+  printf '%s\\n' "$list" | grep -q "^$p:" || { echo "$p"; exit 1; }
+done`;
+
 /** Steps that bring a module to what is wanted; pure, so that they are tested as text. */
 export function moduleSteps(desired: Desired, observed: Observed | undefined): ShellText[] {
   const { name } = desired;
   const changes = observed === undefined ? [] : diffModule(desired, observed);
   const change = (path: string): PropertyDiff | undefined => changes.find((one) => one.path === path);
   const steps: ShellText[] = [];
+  if (
+    desired.options !== undefined &&
+    Object.keys(desired.options).length > 0 &&
+    (observed === undefined || changes.length > 0)
+  )
+    steps.push(step("parameter", "sh", "-c", PARAMETERS, "sh", name, ...Object.keys(desired.options)));
   if (desired.options !== undefined && (observed === undefined || change("options") !== undefined)) {
     steps.push(step("options", "mkdir", "-p", "/etc/modprobe.d"));
     steps.push(writeStep("options", optionsPath(name), optionsLine(name, desired.options)));
@@ -146,6 +161,12 @@ async function run(ctx: OperationContext, item: ModuleItem, steps: readonly Shel
     throw new LabError("E_MISMATCH", `the running kernel has no module ${name}: ${failed.text}`, {
       address: item.address,
       hint: "correct the name, install the package that brings it, or boot a kernel that has it",
+    });
+  }
+  if (failed.step === "parameter") {
+    throw new LabError("E_MISMATCH", `the module ${name} has no parameter ${failed.text}`, {
+      address: item.address,
+      hint: `correct \`options:\`; \`modinfo -p ${name}\` on the host lists what there is`,
     });
   }
   if (failed.step === "unload") {
@@ -181,8 +202,6 @@ export const module = defineKind({
   schema,
   attributes,
   ownership: "shared",
-  // Nothing that was not written here has loaded a module through it yet.
-  experimental: true,
   after: (_desired, siblings) => afterForModule(siblings),
   readMany: (ctx, items) => readByMachine(ctx, items, probe),
   diff: ({ desired, observed }) => diffModule(desired, observed),

@@ -135,7 +135,9 @@ export function fstabScript(before: string, after: string): ShellText {
     printf %s ${body} | base64 -d >/etc/fstab.labctl-new &&
     { sync -- /etc/fstab.labctl-new 2>/dev/null || sync; } && mv -f -- /etc/fstab.labctl-new /etc/fstab
 }
-labctl_try fstab labctl_fstab`;
+labctl_try fstab labctl_fstab
+# Its units are made from the table: until it reads it again it mounts, and waits for, what stood there before.
+if [ -d /run/systemd/system ]; then labctl_try reload systemctl daemon-reload; fi`;
 }
 
 const FLAGS = [
@@ -153,12 +155,21 @@ const FLAGS = [
   "dirsync",
 ];
 
+/** Of these the kernel shows one for each NFS mount. */
+const NFS_FLAGS = ["soft", "softerr", "hard"];
+
+/** Whether the option is of every file system: those of NFS's own cannot be changed by remounting. */
+export function isGeneral(option: string): boolean {
+  return FLAGS.includes(option);
+}
+
 /** Options that the kernel shows and that are not as wanted. What only mount(8) or systemd reads is not compared. */
 export function optionMismatches(wanted: readonly string[], found: readonly string[]): string[] {
+  const nfs = NFS_FLAGS.some((flag) => found.includes(flag));
   const values = new Map(found.map((option) => [option.split("=")[0] ?? "", option.split("=").slice(1).join("=")]));
   return wanted.filter((option) => {
     const cut = option.indexOf("=");
-    if (cut < 0) return FLAGS.includes(option) && !found.includes(option);
+    if (cut < 0) return (isGeneral(option) || (nfs && NFS_FLAGS.includes(option))) && !found.includes(option);
     const seen = values.get(option.slice(0, cut));
     return seen !== undefined && !sameValue(option.slice(cut + 1), seen);
   });

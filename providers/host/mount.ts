@@ -15,6 +15,7 @@ import {
   editFstab,
   fstabLine,
   fstabScript,
+  isGeneral,
   type MountFacts,
   mountsScript,
   optionMismatches,
@@ -100,6 +101,10 @@ function isBind(desired: Desired): boolean {
   return desired.options?.some((option) => option === "bind" || option === "rbind") === true;
 }
 
+function isNfs(desired: Desired): boolean {
+  return desired.type === "nfs" || desired.type === "nfs4";
+}
+
 export function wantedLine(desired: Desired): string {
   return fstabLine({
     source: desired.source,
@@ -158,8 +163,14 @@ export function diffMount(desired: Desired, observed: Observed): PropertyDiff[] 
     if (!sameType(desired, observed))
       out.push({ path: "type", before: observed.type, after: desired.type, effect: "restart" });
     const options = (desired.options ?? []).filter((option) => option !== "bind" && option !== "rbind");
-    if (optionMismatches(options, observed.options).length > 0) {
-      out.push({ path: "options", before: observed.options, after: desired.options ?? [] });
+    const wrong = optionMismatches(options, observed.options);
+    if (wrong.length > 0) {
+      out.push({
+        path: "options",
+        before: observed.options,
+        after: desired.options ?? [],
+        ...(isNfs(desired) && !wrong.every(isGeneral) && { effect: "restart" }),
+      });
     }
   }
   const line = desired.persist === false ? undefined : wantedLine(desired);
@@ -189,7 +200,7 @@ export function mountSteps(desired: Desired, observed: Observed | undefined, fst
     const line = desired.persist === false ? undefined : wantedLine(desired);
     steps.push(fstabScript(fstab, editFstab(fstab, path, line).text));
   }
-  const anew = changes.has("source") || changes.has("type");
+  const anew = changes.has("source") || changes.has("type") || changes.get("options")?.effect === "restart";
   if (anew || (changes.has("mounted") && desired.mounted === false)) steps.push(step("umount", "umount", path));
   if (desired.mounted === false) return steps;
   const options = desired.options ?? [];
@@ -200,7 +211,11 @@ export function mountSteps(desired: Desired, observed: Observed | undefined, fst
     // The kernel takes no other options while it binds: they are set by mounting the bound place again.
     const further = options.filter((option) => option !== "bind" && option !== "rbind");
     if (isBind(desired) && further.length > 0) steps.push(remount(path, ["bind", ...further]));
-  } else if (changes.has("options")) steps.push(remount(path, options.includes("ro") ? options : ["rw", ...options]));
+  } else if (changes.has("options")) {
+    // mount.nfs adds what it is given to what is mounted, and refuses to have versions or the like twice.
+    const some = isNfs(desired) ? options.filter(isGeneral) : options;
+    steps.push(remount(path, some.includes("ro") ? some : ["rw", ...some]));
+  }
   return steps;
 }
 
@@ -294,8 +309,8 @@ export const mount = defineKind({
   title: "A mount on a host",
   description: [
     "A file system that is mounted, now and (unless `persist: false`) at every start. Of /etc/fstab only the line of this mount",
-    "point is changed, and the file is whole at every moment. Options change by remounting; another source or type by",
-    "unmounting first. Deleting unmounts what labctl mounted and gives the former line back; the mount point stays.",
+    "point is changed, and the file is whole at every moment. Options change by remounting; another source or type,",
+    "and options of NFS's own, by unmounting first. Deleting unmounts what labctl mounted and gives the former line back; the mount point stays.",
   ].join("\n"),
   section: {
     name: "mounts",

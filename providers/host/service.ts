@@ -123,7 +123,7 @@ export function serviceSteps(desired: Desired, observed: Observed): ShellText[] 
   const { manager } = observed;
   const steps: ShellText[] = [];
   const changes = new Set(diffService(desired, observed).map((change) => change.path));
-  const reload = reloadWords(manager);
+  const reload = reloadWords(manager, name);
   if (changes.size > 0 && reload !== undefined) steps.push(step("reload", ...reload));
   if (changes.has("enabled")) {
     for (const words of enableCommands(manager, name, desired.enabled === true)) steps.push(step("enable", ...words));
@@ -155,7 +155,11 @@ async function run(
   const verb =
     { enable: "enabled or disabled", run: "started or stopped", restart: "restarted" }[failed.step] ?? failed.step;
   const look =
-    manager === "systemd" ? `see \`journalctl -u ${name}\` on the host` : `see the service's log on the host`;
+    manager === "systemd" && /\bmasked\b/.test(failed.text)
+      ? `somebody masked it, so that nothing starts it: \`systemctl unmask ${name}\` on the host, if it may run`
+      : manager === "systemd"
+        ? `see \`journalctl -u ${name}\` on the host`
+        : `see the service's log on the host`;
   throw failure(`the service ${name} could not be ${verb}: ${failed.text}`, failed.text, look).atAddress(item.address);
 }
 

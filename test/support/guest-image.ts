@@ -88,6 +88,11 @@ for unit in systemd-timesyncd apt-daily.timer dpkg-db-backup.timer e2scrub_all.t
   case $unit in *.*) ;; *) unit=$unit.service ;; esac
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
+mkdir -p "$root/etc/systemd/system-generators"
+for generator in "$root"/lib/systemd/system-generators/*; do
+  case $generator in *fstab-generator|*sysv-generator) continue ;; esac
+  ln -s /dev/null "$root/etc/systemd/system-generators/\${generator##*/}"
+done
 chroot "$root" systemctl -q disable nfs-kernel-server nfs-client.target cron 2>/dev/null || :
 chroot "$root" systemd-machine-id-setup >/dev/null
 `;

@@ -89,7 +89,11 @@ describe("services", () => {
   test.each([
     [
       "systemd",
-      ["reload systemctl daemon-reload", "enable systemctl enable -- chrony", "run systemctl start -- chrony"],
+      [
+        expect.stringMatching(/^reload sh -c .*NeedDaemonReload.* sh chrony$/),
+        "enable systemctl enable -- chrony",
+        "run systemctl start -- chrony",
+      ],
     ],
     [
       "openrc",
@@ -136,7 +140,14 @@ describe("kernel modules", () => {
   };
   test("is loaded with its options written first", () => {
     const steps = texts(moduleSteps({ name: "loop", options: { max_loop: 64 }, persist: true }, undefined));
-    expect(steps.map((text) => text.split(" ")[0])).toEqual(["options", "options", "persist", "persist", "load"]);
+    expect(steps.map((text) => text.split(" ")[0])).toEqual([
+      "parameter",
+      "options",
+      "options",
+      "persist",
+      "persist",
+      "load",
+    ]);
     expect(steps.at(-1)).toBe("load modprobe loop");
     expect(optionsLine("loop", { max_loop: 64, on: true })).toContain("options loop max_loop=64 on=1\n");
   });
