@@ -59,6 +59,11 @@ const PEERS = {
   mmdebstrap: "mmdebstrap",
   "qemu-img": "qemu-utils",
   "mkfs.ext4": "e2fsprogs",
+  virsh: "libvirt-clients",
+  xmllint: "libxml2-utils",
+  isoinfo: "genisoimage",
+  libvirtd: "libvirt-daemon-system",
+  dnsmasq: "dnsmasq-base",
 };
 
 function has(program) {

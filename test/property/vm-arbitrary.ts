@@ -46,6 +46,9 @@ export const spaced: fc.Arbitrary<string> = fc
 
 export const hostPath: fc.Arbitrary<string> = hostile.map((name) => `/srv/${name.replaceAll("/", "_")}`);
 
+/** What libvirt's schema takes for the name of a device or a network. */
+const tame = fc.stringMatching(/^[a-z][a-z0-9_.-]{0,14}$/);
+
 const optional = <T>(arbitrary: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> =>
   fc.option(arbitrary, { nil: undefined });
 
@@ -105,6 +108,7 @@ function nicArbitrary(pci: boolean, text: fc.Arbitrary<string>): fc.Arbitrary<Om
         network: plug === "network" ? name : undefined,
         bridge: plug === "bridge" ? `br-${name.length}` : undefined,
         user: plug === "user" ? true : undefined,
+        mtu: plug === "user" ? undefined : rest.mtu,
         address: plug === "network" ? rest.address : undefined,
       }),
     );
@@ -187,13 +191,10 @@ function machineArbitrary(
         maxLength: container ? 0 : 4,
       }),
       boots: fc.array(fc.boolean(), { minLength: 4, maxLength: 4 }),
-      networks: fc.uniqueArray(
-        nicArbitrary(
-          pci,
-          hostile.map((name) => name.replaceAll("/", "_")),
-        ),
-        { maxLength: 3, selector: (nic) => nic.mac },
-      ),
+      networks: fc.uniqueArray(nicArbitrary(pci, options.definable === true ? tame : hostile), {
+        maxLength: 3,
+        selector: (nic) => nic.mac,
+      }),
       shares: fc.uniqueArray(shareArbitrary(container), { maxLength: 2, selector: (share) => share.target }),
       boot: optional(
         fc.record({

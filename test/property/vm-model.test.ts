@@ -3,28 +3,9 @@ import { describe, expect, test } from "vitest";
 import { diffVm, type VmChange } from "../../providers/libvirt/model/vm-diff.ts";
 import type { VmModel } from "../../providers/libvirt/model/vm.ts";
 import { buildDomain } from "../../providers/libvirt/xml/domain.ts";
-import { type LiveFacts, observeDomain } from "../../providers/libvirt/xml/domain-observe.ts";
+import { observeDomain } from "../../providers/libvirt/xml/domain-observe.ts";
 import { vmArbitrary } from "./vm-arbitrary.ts";
-
-/** What libvirt tells besides the XML of a machine. */
-export function liveOf(model: VmModel): LiveFacts {
-  return {
-    running: model.running,
-    autostart: model.autostart,
-    disks: Object.fromEntries(
-      model.disks.map((disk) => [
-        disk.target,
-        {
-          ...(disk.size !== undefined && { size: disk.size }),
-          ...(disk.backing !== undefined && { backing: disk.backing }),
-        },
-      ]),
-    ),
-    addresses: Object.fromEntries(
-      model.networks.flatMap((nic) => (nic.address === undefined ? [] : [[nic.mac, nic.address]])),
-    ),
-  };
-}
+import { liveOf } from "./vm-live.ts";
 
 /** One edit of a machine: undefined where this machine has no such property. */
 interface Edit {

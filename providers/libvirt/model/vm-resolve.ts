@@ -266,6 +266,8 @@ function nicOf(
   if (nic.address !== undefined && (ip?.family !== 4 || network === undefined)) {
     throw wrong(`${nic.address}: a card's address is one of IPv4, and one of \`networks:\` gives it`);
   }
+  if (nic.user === true && nic.mtu !== undefined)
+    throw wrong(`network card ${at}: QEMU's own network has no \`mtu\` to set`);
   return {
     mac: nic.mac?.toLowerCase() ?? macOf(context.instance_id, at),
     ...(network !== undefined && { network }),
