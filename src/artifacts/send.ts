@@ -11,6 +11,7 @@ import { BLOCK, type BlockMap, dataBytes, PIECE } from "./block-map.ts";
 import { receiveScript, saidBy } from "./host-script.ts";
 import type { HostTarget, HostTransferOptions, SentArtifact } from "./ports.ts";
 import { withRetries } from "./retries.ts";
+import { Ring, RING_BUFFER, RING_MARK } from "./ring.ts";
 
 const compressed = promisify(gzip);
 const DAY_MS = 24 * 3600 * 1000;
@@ -100,6 +101,7 @@ class Sending {
   #since = 0;
   #gzipRate = GZIP_RATE;
   #partial = "";
+  readonly #ring = new Ring();
   wire = 0;
 
   constructor(
@@ -130,7 +132,7 @@ class Sending {
   /** Undefined where the far end is busy with the same blob. */
   async run(): Promise<Omit<SentArtifact, "wire"> | undefined> {
     const { map } = this.#blob;
-    const content = Readable.from(this.#feed(), { objectMode: false, highWaterMark: 2 * READ });
+    const content = Readable.from(this.#feed(), { objectMode: false, highWaterMark: RING_MARK });
     // What goes wrong while reading here is told below, and not as what it did to the connection.
     content.on("error", () => undefined);
     const script = receiveScript({
@@ -284,21 +286,23 @@ class Sending {
   /** As far as its first block tells. */
   async #shrinks(file: FileHandle, first: number): Promise<boolean> {
     if (this.#options.compress === "always") return true;
-    const sample = await compressed(await this.#read(file, first * BLOCK, BLOCK), { level: constants.Z_BEST_SPEED });
+    const sample = await compressed(await this.#read(file, first * BLOCK, Buffer.allocUnsafe(BLOCK)), {
+      level: constants.Z_BEST_SPEED,
+    });
     return sample.length < 0.85 * BLOCK;
   }
 
   async *#plain(file: FileHandle, first: number, blocks: number): AsyncGenerator<Buffer> {
     yield Buffer.from(`raw ${first} ${blocks}\n`);
-    for (let at = 0; at < blocks * BLOCK; at += READ) {
-      const length = Math.min(READ, blocks * BLOCK - at);
-      yield await this.#read(file, first * BLOCK + at, length);
+    for (let at = 0; at < blocks * BLOCK; at += RING_BUFFER) {
+      const length = Math.min(RING_BUFFER, blocks * BLOCK - at);
+      yield await this.#read(file, first * BLOCK + at, this.#ring.next(length));
       this.#count(length, length);
     }
   }
 
   async *#packed(file: FileHandle, first: number, blocks: number): AsyncGenerator<Buffer> {
-    const data = await this.#read(file, first * BLOCK, blocks * BLOCK);
+    const data = await this.#read(file, first * BLOCK, Buffer.allocUnsafe(blocks * BLOCK));
     const started = performance.now();
     const packed = await compressed(data, { level: constants.Z_BEST_SPEED });
     const measured = (data.length * 1000) / Math.max(0.1, performance.now() - started);
@@ -310,12 +314,11 @@ class Sending {
     this.#count(pages * PAGE, blocks * BLOCK);
   }
 
-  /** Blocks of the file; what is past its end is zero. */
-  async #read(file: FileHandle, position: number, length: number): Promise<Buffer> {
-    const bytes = Buffer.allocUnsafe(length);
+  /** Fills the buffer from the file; what is past its end is zero. */
+  async #read(file: FileHandle, position: number, bytes: Buffer): Promise<Buffer> {
     let done = 0;
-    while (done < length) {
-      const { bytesRead } = await file.read(bytes, done, length - done, position + done);
+    while (done < bytes.length) {
+      const { bytesRead } = await file.read(bytes, done, bytes.length - done, position + done);
       if (bytesRead === 0) break;
       done += bytesRead;
     }
