@@ -72,3 +72,17 @@ export {
   type WatchedConsole,
   watchConsole,
 } from "./console/index.ts";
+export {
+  type Amounts,
+  type Candidate,
+  type MachineStatus,
+  nextCandidate,
+  type Ranked,
+  readRequirements,
+  type Requirements,
+  REQUIRES_SCHEMA,
+  select,
+  type Selection,
+  selectionError,
+  type SelectionRequest,
+} from "./scheduling/index.ts";

@@ -229,6 +229,7 @@ function configureSteps(work: KernelBuild): ShellText {
       : shJoin(defconfigWords(work.base.defconfig).map((word) => sh`labctl_defconfig ${word}`));
   return shJoin([
     CONFIGURE,
+    VERIFY,
     sh`labctl_phase configure
 rm -f -- "$obj/.config.before"
 [ ! -f "$obj/.config" ] || cp -p -- "$obj/.config" "$obj/.config.before" || exit 1
@@ -272,8 +273,10 @@ labctl_merge() {
     "$job/requested" "$obj/.config" >"$obj/.config.labctl" &&
   cat -- "$job/fragment" >>"$obj/.config.labctl" && mv -f -- "$obj/.config.labctl" "$obj/.config"
 }
-# The same rule as verifyConfig() in kernel-config.ts: m is met by y, n by absence.
-labctl_verify() {
+`);
+
+/** Finds the requests that olddefconfig dropped. The same rule as verifyConfig() in kernel-config.ts: m is met by y, n by absence. */
+export const VERIFY = new ShellText(String.raw`labctl_verify() {
   awk -F '\t' 'BEGIN { while ((getline x < ARGV[1]) > 0) if (match(x, /^CONFIG_[A-Za-z0-9_]+=/)) have[substr(x, 8, RLENGTH - 8)] = substr(x, RLENGTH + 1); ARGV[1] = "" }
     { h = ($1 in have) ? have[$1] : "n"; if ($3 == "optional" || tolower(h) == tolower($2)) next
       if ($2 == "m" && h == "y") next

@@ -58,7 +58,7 @@ const RULES: readonly Rule[] = [
   ],
   [
     "dtc",
-    /^(?:FATAL )?ERROR: (Unable to parse input tree|Couldn't open .+|Input tree has errors.*)$/,
+    /^(?:FATAL )?ERROR: (Unable to parse input tree|Syntax error parsing input tree|Couldn't open .+|Input tree has errors.*)$/,
     (m) => ({ message: m[1] ?? "" }),
   ],
   [
@@ -110,7 +110,7 @@ const RULES: readonly Rule[] = [
   [
     "make",
     /^(?:\S*g?make)(?:\[\d+\])?: \*\*\* (No rule to make target .+|missing .+|No targets.*|.+ Stop)\.?$/,
-    (m) => ({ message: (m[1] ?? "").replace(/\.\s+Stop$/, "") }),
+    (m) => ({ message: (m[1] ?? "").replace(/\.?\s+Stop\.?$/, "") }),
   ],
   [
     "system",
@@ -265,6 +265,8 @@ export class ErrorScanner {
 /** One line as an error; undefined where it tells of none. Pure. */
 export function parseErrorLine(line: string): CompileError | undefined {
   if (/warning:|note:/.test(line) && !/error:/i.test(line)) return undefined;
+  // What the linker itself said stands before it.
+  if (/linker command failed with exit code|ld returned \d+ exit status/.test(line)) return undefined;
   for (const [tool, pattern, read] of RULES) {
     const match = pattern.exec(line);
     if (match !== null) return { tool, ...read(match) };

@@ -102,9 +102,9 @@ export function requireInstruments(plan: InstrumentPlan): InstrumentPlan {
 
 function instrumentOf(name: string): Instrument {
   if (isInstrument(name)) return INSTRUMENTS[name];
-  const near = nearest(name, Object.keys(INSTRUMENTS), 3);
+  const near = nearest(name, Object.keys(INSTRUMENTS), 1);
   throw new LabError("E_SPEC_VALUE", `there is no instrumentation ${JSON.stringify(name)}`, {
-    hint: near.length > 0 ? `did you mean ${near.join(" or ")}?` : `known: ${Object.keys(INSTRUMENTS).join(", ")}`,
+    hint: near.length > 0 ? `did you mean ${near.join("")}?` : `known: ${Object.keys(INSTRUMENTS).join(", ")}`,
   });
 }
 

@@ -76,13 +76,17 @@ const CLANG_TARGETS: Readonly<Record<Arch, string>> = {
 /**
  * Finds the compilers of a machine and tries each. Prints lines of fields separated by tabs:
  * `toolchain NAME PATH FAMILY VERSION MACHINE TARGET FREESTANDING HOSTED LLVM WHY`, `tool NAME PATH`,
- * `header NAME`, and `end` when it came to its end. Writes only below a temporary directory of its own.
+ * `header NAME`, and `end` when it came to its end. Writes only below a temporary directory of its own, and with
+ * `link: false` nowhere: compilers then compile from a pipe to /dev/null, and nothing is linked.
  *
  * Compilers are looked for in PATH, in /usr/lib/llvm-N/bin, in /opt/NAME/bin, and in `directories`. A compiler under two names
  * is tried once; both names are told.
  */
-export function toolchainsScript(options: { readonly directories?: readonly string[] } = {}): ShellText {
+export function toolchainsScript(
+  options: { readonly directories?: readonly string[]; readonly link?: boolean } = {},
+): ShellText {
   return shJoin([
+    sh`labctl_link=${options.link === false ? "0" : "1"}`,
     sh`labctl_dirs() { (IFS=:; set -f; for d in $PATH; do printf '%s\n' "$d"; done); set +f; printf '%s\n' /usr/lib/llvm-*/bin /opt/*/bin; printf '%s\n' ${options.directories ?? []}; }
 labctl_targets() { printf '%s\n' ${ARCHS.map((arch) => CLANG_TARGETS[arch])}; }
 labctl_llvm_names() { printf '%s\n' ${LLVM_TOOLS}; }
@@ -95,74 +99,79 @@ labctl_headers() { printf '%s\n' ${Object.keys(HEADER_PACKAGES)}; }`,
 const PROBE = new ShellText(String.raw`PATH=$PATH:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin
 LC_ALL=C; export LC_ALL PATH
 unset CPATH C_INCLUDE_PATH LIBRARY_PATH GCC_EXEC_PREFIX COMPILER_PATH CCC_OVERRIDE_OPTIONS
-labctl_t=$(mktemp -d 2>/dev/null) || { echo 'failed	no temporary directory can be made'; exit 0; }
-trap 'rm -rf -- "$labctl_t"' EXIT
-trap 'exit 143' TERM INT HUP
-printf 'void _start(void) { }\n' >"$labctl_t/free.c"
-printf '#include <stdio.h>\nint main(void) { return printf("") < 0; }\n' >"$labctl_t/full.c"
+labctl_t=
+if [ "$labctl_link" = 1 ]; then
+  labctl_t=$(mktemp -d 2>/dev/null) || { echo 'failed	no temporary directory can be made'; exit 0; }
+  trap 'rm -rf -- "$labctl_t"' EXIT
+  trap 'exit 143' TERM INT HUP
+fi
+labctl_free='void _start(void) { }'
+labctl_full='#include <stdio.h>
+int main(void) { return printf("") < 0; }'
 labctl_lim() { if command -v timeout >/dev/null 2>&1; then timeout 20 "$@"; else "$@"; fi; }
-# Compiles and links; an empty file would be no proof.
+# Compiles and links; an empty file would be no proof. Where nothing may be written: compiles, from a pipe, to /dev/null.
 labctl_try() {
-  rm -f -- "$labctl_t/out"
-  labctl_lim "$@" -o "$labctl_t/out" >"$labctl_t/say" 2>&1 </dev/null && [ -s "$labctl_t/out" ]
-}
-labctl_why() { head -n 3 "$labctl_t/say" 2>/dev/null | tr '\t\r\n' '   ' | cut -c 1-300; }
-labctl_gcc() {
-  v=$(labctl_lim "$1" -dumpfullversion -dumpversion 2>"$labctl_t/say" </dev/null | head -n 1)
-  m=$(labctl_lim "$1" -dumpmachine 2>>"$labctl_t/say" </dev/null | head -n 1)
-  a=0 h=0
-  if [ -n "$m" ]; then
-    labctl_try "$1" -nostdlib -ffreestanding -static "$labctl_t/free.c" && a=1
-    cp "$labctl_t/say" "$labctl_t/said"
-    labctl_try "$1" "$labctl_t/full.c" && h=1
-    mv "$labctl_t/said" "$labctl_t/say"
+  labctl_src=$1; shift
+  if [ -n "$labctl_t" ]; then
+    rm -f -- "$labctl_t/out"
+    say=$(printf '%s\n' "$labctl_src" | labctl_lim "$@" -x c - -o "$labctl_t/out" 2>&1) && [ -s "$labctl_t/out" ]
+  else
+    say=$(printf '%s\n' "$labctl_src" | labctl_lim "$@" -pipe -x c -c - -o /dev/null 2>&1)
   fi
-  w=; [ $a = 1 ] || w=$(labctl_why)
+}
+labctl_why() { printf '%s\n' "$1" | head -n 3 | tr '\t\r\n' '   ' | cut -c 1-300; }
+labctl_gcc() {
+  v=$(labctl_lim "$1" -dumpfullversion -dumpversion 2>/dev/null </dev/null | head -n 1)
+  m=$(labctl_lim "$1" -dumpmachine 2>/dev/null </dev/null | head -n 1)
+  a=0 h=0 w=
+  if [ -n "$m" ]; then
+    labctl_try "$labctl_free" "$1" -nostdlib -ffreestanding -static && a=1 || w=$(labctl_why "$say")
+    labctl_try "$labctl_full" "$1" && h=1
+  else
+    w=$(labctl_why "$(labctl_lim "$1" -dumpmachine 2>&1 </dev/null)")
+  fi
   printf '%s\t%s\t%s\t%s\t%s\t0\t%s\n' "$v" "$m" "$m" "$a" "$h" "$w"
 }
 labctl_clang() {
-  v=$(labctl_lim "$1" -dumpversion 2>"$labctl_t/say" </dev/null | head -n 1)
-  m=$(labctl_lim "$1" -dumpmachine 2>>"$labctl_t/say" </dev/null | head -n 1)
+  v=$(labctl_lim "$1" -dumpversion 2>/dev/null </dev/null | head -n 1)
+  m=$(labctl_lim "$1" -dumpmachine 2>/dev/null </dev/null | head -n 1)
   l=1
   for n in $(labctl_llvm_names); do
     [ -x "${"$"}{1%/*}/$n$2" ] || command -v "$n$2" >/dev/null 2>&1 || l=0
   done
   lld=; [ -x "${"$"}{1%/*}/ld.lld$2" ] && lld=${"$"}{1%/*}/ld.lld$2 || lld=$(command -v "ld.lld$2" 2>/dev/null)
-  if [ -z "$m" ]; then printf '%s\t\t\t0\t0\t%s\t%s\n' "$v" "$l" "$(labctl_why)"; return; fi
+  if [ -z "$m" ]; then printf '%s\t\t\t0\t0\t%s\t%s\n' "$v" "$l" "$(labctl_why "$(labctl_lim "$1" -dumpmachine 2>&1 </dev/null)")"; return; fi
   for g in $(labctl_targets); do
-    a=0 h=0
-    if [ -n "$lld" ]; then
-      labctl_try "$1" "--target=$g" "-fuse-ld=$lld" -nostdlib -ffreestanding -static "$labctl_t/free.c" && a=1
-    else
-      labctl_try "$1" "--target=$g" -nostdlib -ffreestanding -static "$labctl_t/free.c" && a=1
-    fi
-    cp "$labctl_t/say" "$labctl_t/said"
-    [ $a = 1 ] && labctl_try "$1" "--target=$g" ${"$"}{lld:+"-fuse-ld=$lld"} "$labctl_t/full.c" && h=1
-    mv "$labctl_t/said" "$labctl_t/say"
-    w=; [ $a = 1 ] || w=$(labctl_why)
+    a=0 h=0 w=
+    labctl_try "$labctl_free" "$1" "--target=$g" ${"$"}{lld:+"-fuse-ld=$lld"} -nostdlib -ffreestanding -static && a=1 || w=$(labctl_why "$say")
+    [ $a = 1 ] && labctl_try "$labctl_full" "$1" "--target=$g" ${"$"}{lld:+"-fuse-ld=$lld"} && h=1
     printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$v" "$m" "$g" "$a" "$h" "$l" "$w"
   done
 }
-labctl_dirs | while IFS= read -r d; do
+labctl_dirs | {
+seen=:
+while IFS= read -r d; do
   [ -d "$d" ] || continue
   for f in "$d"/gcc "$d"/gcc-[0-9]* "$d"/clang "$d"/clang-[0-9]* "$d"/*-gcc "$d"/*-gcc-[0-9]*; do
     [ -f "$f" ] && [ -x "$f" ] || continue
     n=${"$"}{f##*/}
     case $n in c89-gcc|c99-gcc|*[!A-Za-z0-9_.+-]*) continue ;; esac
-    grep -qsxF -- "$n" "$labctl_t/names" && continue
+    case $seen in *:"$n":*) continue ;; esac
     r=$(readlink -f -- "$f" 2>/dev/null) || r=$f
     case ${"$"}{r##*/} in ccache|distcc|icecc) continue ;; esac
-    echo "$n" >>"$labctl_t/names"
+    seen=$seen$n:
     case $n in
       clang*) k=clang; s=${"$"}{n#clang} ;;
       *) k=gcc; s= ;;
     esac
     # The same binary under another name is not tried again; what clang finds beside it depends on the suffix too.
     i=$(printf '%s\n' "$r $k $s" | cksum | tr -c '0-9\n' _)
-    [ -f "$labctl_t/done$i" ] || "labctl_$k" "$f" "$s" >"$labctl_t/done$i"
-    while IFS= read -r line; do printf 'toolchain\t%s\t%s\t%s\t%s\n' "$n" "$f" "$k" "$line"; done <"$labctl_t/done$i"
+    eval 'said=$labctl_d'"$i"
+    [ -n "$said" ] || { said=$("labctl_$k" "$f" "$s"); eval "labctl_d$i=\$said"; }
+    printf '%s\n' "$said" | while IFS= read -r line; do printf 'toolchain\t%s\t%s\t%s\t%s\n' "$n" "$f" "$k" "$line"; done
   done
 done
+}
 for n in $(labctl_tools); do
   f=$(command -v "$n" 2>/dev/null) && printf 'tool\t%s\t%s\n' "$n" "$f"
 done

@@ -2,8 +2,11 @@ import type { Kind, Provider } from "../provider/index.ts";
 
 /** The providers that come with labctl, loaded when they are first needed. */
 export async function builtinProviders(): Promise<readonly Provider[]> {
-  const { hostProvider } = await import("../../providers/host/index.ts");
-  return [hostProvider];
+  const [{ hostProvider }, { buildProvider }] = await Promise.all([
+    import("../../providers/host/index.ts"),
+    import("../../providers/build/index.ts"),
+  ]);
+  return [hostProvider, buildProvider];
 }
 
 export async function builtinKinds(): Promise<readonly Kind[]> {

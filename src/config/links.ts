@@ -4,6 +4,7 @@ import {
   canonicalAddress,
   childAddress,
   formatReference,
+  isMap,
   formatSource,
   isWithin,
   lastSegment,
@@ -102,12 +103,13 @@ export class Linker {
     const { kind } = target;
     const [first = "", ...rest] = path;
     const known = { ...kind.schema.properties, ...kind.attributes.properties };
-    if (!Object.hasOwn(known, first)) {
+    if (!Object.hasOwn(known, first) && !madeBy(target, first)) {
       const hint =
         this.#ctx.problems.suggest(first, Object.keys(known)) ?? `there are ${Object.keys(known).sort().join(", ")}`;
       this.#ctx.problems.error("E_REF_UNKNOWN", `a ${kind.kind} has no "${first}"`, at, hint);
       return;
     }
+    if (!Object.hasOwn(known, first)) return;
     const candidates = [kind.schema.properties[first], kind.attributes.properties[first]];
     if (candidates.some((schema) => schema !== undefined && reaches(schema, rest))) return;
     this.#ctx.problems.error("E_REF_UNKNOWN", `"${first}" of a ${kind.kind} has no "${rest.join(".")}"`, at);
@@ -275,6 +277,13 @@ export class Linker {
       `${steps.map((step) => step.text).join("; ")}. Take one of these out`,
     );
   }
+}
+
+/** True where the resource itself says what it makes, as outputs by name. */
+function madeBy(target: Draft, name: string): boolean {
+  const { outputs } = target.desired;
+  const open = target.kind.attributes.additionalProperties;
+  return open !== undefined && open !== false && isMap(outputs) && Object.hasOwn(outputs, name);
 }
 
 function lastSegmentKind(address: Address): string {

@@ -34,6 +34,7 @@ export function resolveLocal(root: string, path: string): string {
  */
 export function localFiles(root: string): LocalFiles {
   const known = new Map<string, { readonly stamp: string; readonly content: Promise<Known> }>();
+  const looking = new Map<string, Promise<BigIntStats>>();
   let kept = 0;
 
   const look = async (absolute: string, info: BigIntStats): Promise<Known> => {
@@ -58,8 +59,14 @@ export function localFiles(root: string): LocalFiles {
     return { sha256: hash.digest("hex"), size, mode, bytes: undefined };
   };
 
+  /** Many machines ask for one file at once. */
   const inspect = async (absolute: string): Promise<BigIntStats> => {
-    const info = await stat(absolute, { bigint: true });
+    let asked = looking.get(absolute);
+    if (asked === undefined) {
+      asked = stat(absolute, { bigint: true }).finally(() => looking.delete(absolute));
+      looking.set(absolute, asked);
+    }
+    const info = await asked;
     if (!info.isFile()) throw new Error("not a regular file");
     return info;
   };
@@ -113,10 +120,10 @@ export function localFiles(root: string): LocalFiles {
         const bytes = info.size <= KEEP_FILE ? (await find(absolute, info)).bytes : undefined;
         return bytes === undefined ? await readFile(absolute) : Buffer.from(bytes);
       }),
-    digest: (path) =>
+    digest: (path, most = -1) =>
       guard(path, async (absolute) => {
-        const { sha256, size, mode } = await find(absolute, await inspect(absolute));
-        return { sha256, size, mode };
+        const { sha256, size, mode, bytes } = await find(absolute, await inspect(absolute));
+        return { sha256, size, mode, ...(bytes !== undefined && size <= most && { bytes: Buffer.from(bytes) }) };
       }),
   };
 }

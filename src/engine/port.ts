@@ -53,6 +53,8 @@ export interface ApplyOptions {
   readonly cancellation: Cancellation;
   /** Allows what has no evidence yet; a plan that was made with it in this session has it already. */
   readonly experimental?: boolean;
+  /** What is busy is refused, not waited for. */
+  readonly noWait?: boolean;
   /** `destroy --force`: go on past what cannot be reached, and list what is left to clean up. */
   readonly force: boolean;
   /**

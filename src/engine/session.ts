@@ -77,6 +77,7 @@ export class Session implements LabSession {
   #seal: Promise<Seal> | undefined;
   #sealIsDurable = false;
   #experimental = false;
+  #noWait = false;
   readonly #inventory: Inventory;
   /** As last read, or, during an apply, as it is. */
   #state: StateContent | undefined;
@@ -291,6 +292,7 @@ export class Session implements LabSession {
 
   async #execute(plan: Plan, options: ApplyOptions, session: ScopedSession): Promise<ExecutionResult> {
     this.#experimental ||= options.experimental === true;
+    this.#noWait = options.noWait === true;
     const batch = options.batch ?? plan.settings.batch;
     const seal = await this.#openSeal(true);
     return execute(
@@ -338,6 +340,7 @@ export class Session implements LabSession {
       machine: (of) => this.#machines.machine(of),
       local: this.#local,
       experimental: this.#experimental,
+      noWait: this.#noWait,
       log: (level, message, meta) =>
         this.bus.emit({
           type: "log.line",

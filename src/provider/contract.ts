@@ -142,6 +142,8 @@ export interface KindContext {
   machine(address: Address): Machine;
   /** Files on the machine labctl runs on; relative paths are relative to the lab's root. */
   readonly local: LocalFiles;
+  /** `--no-wait` was given: what is busy is refused, not waited for. */
+  readonly noWait?: boolean;
   /** `--experimental` was given. A kind refuses ways that have no evidence yet (E_EXPERIMENTAL) unless this is true. */
   readonly experimental?: boolean;
   log(level: LogLevel, message: string, meta?: Readonly<Record<string, string | number | boolean>>): void;
@@ -165,12 +167,23 @@ export interface OperationContext extends KindContext {
   checkpoint(step: string, data?: Plain): Promise<void>;
 }
 
+export interface LocalDigest {
+  readonly sha256: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly mode: string;
+  readonly bytes?: Buffer;
+}
+
 export interface LocalFiles {
   /** The absolute path. */
   resolve(path: string): string;
   read(path: string): Promise<Buffer>;
-  /** SHA-256 (hex) and size, without holding the file in memory. */
-  digest(path: string): Promise<{ readonly sha256: string; readonly size: number; readonly mode: string }>;
+  /**
+   * SHA-256 (hex) and size, without holding the file in memory. `most`: up to so many bytes the content may come along,
+   * and is what the digest says; where it does not, read it.
+   */
+  digest(path: string, most?: number): Promise<LocalDigest>;
 }
 
 export type Outcome<O> = { readonly ok: O } | { readonly error: Error };

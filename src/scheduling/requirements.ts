@@ -43,6 +43,8 @@ export interface Candidate {
   readonly reserved: Amounts;
   /** In use as measured, whoever uses it. */
   readonly used?: Amounts;
+  /** How busy its processors are, 0 to 1 and above: counts for which is less used, and keeps nothing away. */
+  readonly load?: number;
   /** Share of what it has, above which nothing new comes: 0.85. Absent: all of it may go. */
   readonly max_utilization?: number;
   /** Bytes of disk that must stay free. */
@@ -172,7 +174,7 @@ export function utilization(wanted: Requirements, machine: Candidate): number {
     if (total === undefined || total <= 0) return 0;
     return (inUse(machine, key) + (key === "slots" ? 1 : (wanted[key] ?? 0))) / total;
   });
-  return Math.max(...shares);
+  return Math.max(...shares, Math.min(1, machine.load ?? 0));
 }
 
 const NOUNS = { cpus: "processors", memory: "memory", disk: "disk", slots: "places" } as const;

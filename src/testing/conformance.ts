@@ -196,6 +196,7 @@ export function deadMachine(address: Address, world: World): Machine {
     probe: fail,
     upload: fail,
     download: fail,
+    openSocket: fail,
     reboot: fail,
   };
 }
@@ -217,6 +218,7 @@ export function countingMachine(machine: Machine): Machine & { readonly counts: 
     },
     upload: (source, target, options) => machine.upload(source, target, options),
     download: (path, options) => machine.download(path, options),
+    openSocket: (path, options) => machine.openSocket(path, options),
     reboot: (options) => machine.reboot(options),
   };
 }

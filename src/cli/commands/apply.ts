@@ -29,12 +29,15 @@ interface ApplyFlags extends PlanningFlags {
   readonly jsonInto?: string;
   readonly onFailure: OnFailure;
   readonly force?: boolean;
+  /** `--no-wait` */
+  readonly wait?: boolean;
 }
 
 function addApplyOptions(command: Command): Command {
   return command
     .option("--auto-approve", "do it without asking")
     .option("--json-into <file>", "write the events as NDJSON into a file too")
+    .option("--no-wait", "refuse what is busy (exit code 8), in place of waiting for it")
     .addOption(
       new Option("--on-failure <what>", "what to do when something fails: what does not depend on it goes on, or not")
         .choices(["abort", "continue", "rollback", "cleanup"])
@@ -251,6 +254,7 @@ async function change(context: Context, what: Change): Promise<number> {
         cancellation: context.signals.cancellation,
         force: flags.force === true,
         experimental: context.globals.experimental === true,
+        noWait: flags.wait === false,
         ...(replan && { replan }),
       });
       await view.stop();

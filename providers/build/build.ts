@@ -1,0 +1,387 @@
+import {
+  type Address,
+  type BuildRecord,
+  defineKind,
+  type KindContext,
+  LabError,
+  nextCandidate,
+  type OperationContext,
+  type Reading,
+  readRequirements,
+  type Requirements,
+  select,
+  type Selection,
+  selectionError,
+} from "../../src/index.ts";
+import { buildAttributes, type BuildDesired, type BuildObserved, buildSchema } from "./build-model.ts";
+import { collectLog, collectOutputs, isThere, newRecord } from "./collect.ts";
+import { buildDigest, type BuildInputs, objectsDigest } from "./digest.ts";
+import { inputsOf, prepareBuild, type PreparedBuild } from "./inputs.ts";
+import { buildPaths } from "./layout.ts";
+import { buildServers, type PoolServer } from "./pool.ts";
+import { runBuild } from "./runner.ts";
+
+/** A server with what the build would be there. */
+interface Offer {
+  readonly server: PoolServer;
+  readonly inputs: BuildInputs;
+  readonly digest: string;
+}
+
+/** Failures of a machine, not of the build: another server may do. */
+const OF_THE_SERVER = new Set([
+  "E_DISCONNECTED",
+  "E_CONNECT",
+  "E_TIMEOUT",
+  "E_BUILD_LOST",
+  "E_BUILD_TOOL",
+  "E_BUILD_DISK",
+  "E_DISK_FULL",
+  "E_SUDO",
+  "E_AUTH",
+  "E_HOST_KEY_UNKNOWN",
+  "E_HOST_KEY_CHANGED",
+]);
+
+/** How often it is looked whether a busy server is free again. Milliseconds. */
+const POLL_MS = 5_000;
+
+function requirementsOf(desired: BuildDesired): Requirements {
+  const said = readRequirements(desired.requires as Parameters<typeof readRequirements>[0]);
+  return { ...said, arch: desired.arch ?? "x86_64", toolchain: desired.toolchain ?? "gcc" };
+}
+
+function selectionOf(
+  address: Address,
+  desired: BuildDesired,
+  servers: readonly PoolServer[],
+  sticky: string | undefined,
+) {
+  const request = { what: address, requires: requirementsOf(desired), ...(sticky !== undefined && { sticky }) };
+  return {
+    request,
+    selection: select(
+      request,
+      servers.map((one) => one.candidate),
+      Date.now(),
+    ),
+  };
+}
+
+function wantedOf(desired: BuildDesired): { readonly toolchain: string; readonly arch: string } {
+  return { toolchain: desired.toolchain ?? "gcc", arch: desired.arch ?? "x86_64" };
+}
+
+/** What the build would be on each server that could ever do it. */
+function offersOf(prepared: PreparedBuild, servers: readonly PoolServer[], selection: Selection): Offer[] {
+  const able = new Set([
+    ...selection.ranking.map((one) => one.address),
+    ...selection.rejected.filter((one) => !one.permanent).map((one) => one.address),
+  ]);
+  return servers.flatMap((server) => {
+    if (!able.has(server.address) || server.compiler === undefined) return [];
+    const inputs = inputsOf(prepared, server.compiler);
+    return [{ server, inputs, digest: buildDigest(inputs) }];
+  });
+}
+
+/** The build that is there already, of whichever server's compiler; else that of the best server. */
+async function settle(ctx: KindContext, offers: readonly Offer[], selection: Selection): Promise<string | undefined> {
+  for (const digest of new Set(offers.map((one) => one.digest)))
+    if (await isThere(ctx.artifacts, await ctx.artifacts.build(digest))) return digest;
+  const order = selection.ranking.map((one) => one.address);
+  const best = [...offers].sort((a, b) => place(order, a) - place(order, b))[0];
+  return best?.digest;
+}
+
+function place(order: readonly string[], offer: Offer): number {
+  const at = order.indexOf(offer.server.address);
+  return at < 0 ? order.length : at;
+}
+
+function observedOf(record: BuildRecord): BuildObserved {
+  const artifacts = Object.fromEntries(
+    Object.entries(record.artifacts).map(([name, one]) => [name, `sha256:${one.sha256}`]),
+  );
+  const release = record.inputs["release"];
+  return {
+    ...artifacts,
+    digest: record.id,
+    ...(record.commit !== undefined && { commit: record.commit }),
+    arch: record.arch,
+    ...(record.toolchain && { toolchain_version: `${record.toolchain.name} ${record.toolchain.version}` }),
+    ...(record.server !== undefined && { server: record.server }),
+    ...(typeof release === "string" && { release }),
+    artifacts,
+  };
+}
+
+async function read(ctx: KindContext, digest: string | undefined): Promise<Reading<BuildObserved>> {
+  if (digest === undefined) return { is: "absent" };
+  const record = await ctx.artifacts.build(digest);
+  if (record === undefined || !(await isThere(ctx.artifacts, record))) return { is: "absent" };
+  return { is: "present", value: observedOf(record) };
+}
+
+/** Builds on the best server that has room, and on the next where that one fails us. */
+class Construction {
+  readonly #ctx: OperationContext;
+  readonly #address: Address;
+  readonly #name: string;
+  readonly #desired: BuildDesired;
+  readonly #prepared: PreparedBuild;
+  readonly #failed = new Set<string>();
+
+  constructor(ctx: OperationContext, address: Address, desired: BuildDesired, prepared: PreparedBuild) {
+    this.#ctx = ctx;
+    this.#address = address;
+    this.#name = desired.name;
+    this.#desired = desired;
+    this.#prepared = prepared;
+  }
+
+  async run(digest: string | undefined, sticky: string | undefined): Promise<BuildRecord> {
+    let approved = digest;
+    for (let last: LabError | undefined; ; ) {
+      const offer = await this.#offer(approved, sticky, last);
+      approved = offer.digest;
+      try {
+        return await this.#on(offer);
+      } catch (error) {
+        if (!(error instanceof LabError) || !OF_THE_SERVER.has(error.code) || this.#ctx.signal.aborted) throw error;
+        this.#failed.add(offer.server.address);
+        last = error;
+        this.#ctx.log("warn", `${offer.server.address} failed the build (${error.message}): trying another server`);
+      }
+    }
+  }
+
+  /** A server that has room and makes this very build; waits for one. */
+  async #offer(digest: string | undefined, sticky: string | undefined, last: LabError | undefined): Promise<Offer> {
+    for (let waited = 0; ; waited += POLL_MS) {
+      const servers = await buildServers(this.#ctx, wantedOf(this.#desired), { fresh: true });
+      const { request, selection } = selectionOf(this.#address, this.#desired, servers, sticky);
+      const offers = offersOf(this.#prepared, servers, selection).filter(
+        (one) => digest === undefined || one.digest === digest,
+      );
+      const approved = selection.ranking.filter((one) => offers.some((offer) => offer.server.address === one.address));
+      const next = nextCandidate(approved, this.#failed);
+      const chosen = offers.find((one) => one.server.address === next?.address);
+      if (next !== undefined && chosen !== undefined) {
+        this.#ctx.log("info", `building on ${next.address}: ${next.why}`);
+        return chosen;
+      }
+      if (last !== undefined) throw last;
+      if (selection.verdict === "never") throw selectionError(request, selection);
+      const waiting = offers.filter((one) => !this.#failed.has(one.server.address));
+      if (waiting.length === 0 || this.#ctx.noWait === true || !isFull(waiting, selection)) {
+        if (selection.verdict === "busy") throw selectionError(request, selection);
+        throw new LabError(
+          "E_PLAN_STALE",
+          `${this.#address}: no server has the compiler any more that the plan was made for`,
+          {
+            address: this.#address,
+            hint: "plan again: the build would come out differently now",
+          },
+        );
+      }
+      this.#ctx.progress(undefined, `queued: waiting for ${waiting.map((one) => one.server.address).join(", ")}`);
+      await pause(POLL_MS, this.#ctx.signal);
+    }
+  }
+
+  async #on(offer: Offer): Promise<BuildRecord> {
+    const { inputs, digest, server } = offer;
+    const ctx = this.#ctx;
+    const machine = ctx.machine(server.address);
+    const { compiler } = server;
+    if (compiler === undefined) throw new LabError("E_INTERNAL", "a server was chosen without a compiler");
+    const started = Date.now();
+    const record: BuildRecord = {
+      ...newRecord(digest, this.#name, inputs, this.#prepared, ctx.lab.run),
+      status: "building",
+      server: server.address,
+      started_at: new Date(started).toISOString(),
+    };
+    await ctx.artifacts.saveBuild(record);
+    const paths = buildPaths({
+      workdir: server.workdir,
+      digest,
+      scope: `${ctx.lab.name}/${ctx.lab.scope}`,
+      build: this.#address,
+      source: this.#prepared.sourceName,
+      configuration: objectsDigest(inputs),
+      outOfTree: this.#prepared.work.type === "kernel",
+    });
+    const finish = async (status: BuildRecord["status"], more: Partial<BuildRecord>): Promise<BuildRecord> => {
+      const log = await collectLog(ctx, machine, server.workdir, digest);
+      const now = Date.now();
+      const done: BuildRecord = {
+        ...record,
+        status,
+        finished_at: new Date(now).toISOString(),
+        duration_ms: now - started,
+        ...(log !== undefined && { log }),
+        ...more,
+      };
+      await ctx.artifacts.saveBuild(done);
+      return done;
+    };
+    const expected = await this.#expectedSteps(objectsDigest(inputs));
+    try {
+      const outcome = await ctx.stage("build", () =>
+        runBuild(
+          machine,
+          {
+            paths,
+            digest,
+            source: this.#prepared.source,
+            work: this.#prepared.work,
+            ...(this.#prepared.config && { config: this.#prepared.config }),
+            compiler,
+            env: this.#prepared.env,
+            ccache: this.#desired.ccache ?? true,
+            clean: this.#desired.clean ?? false,
+            timeout: this.#prepared.timeout,
+            holder: `${ctx.lab.name} ${this.#address} (run ${ctx.lab.run})`,
+            ...(expected !== undefined && { expectedSteps: expected }),
+          },
+          {
+            signal: ctx.signal,
+            onLog: (chunk) => ctx.output("stdout", chunk),
+            onProgress: ({ phase, percent }) => ctx.progress(percent === undefined ? undefined : percent / 100, phase),
+            onNote: (text) => ctx.log("info", text),
+          },
+        ),
+      );
+      if (outcome.is === "completed") {
+        const artifacts = await ctx.stage("collect", () => collectOutputs(ctx, machine, outcome));
+        return await finish("completed", {
+          artifacts,
+          inputs: {
+            ...record.inputs,
+            steps: outcome.steps,
+            objects: objectsDigest(inputs),
+            ...(outcome.release !== undefined && { release: outcome.release }),
+          },
+        });
+      }
+      await finish(outcome.is, { problem: { code: outcome.error.code, message: outcome.error.message } });
+      throw outcome.error;
+    } catch (error) {
+      if (error instanceof LabError && (await ctx.artifacts.build(digest))?.status === "building") {
+        const status = ctx.signal.aborted ? "cancelled" : "failed";
+        await ctx.artifacts.updateBuild(digest, (now) => ({
+          ...now,
+          status,
+          finished_at: new Date().toISOString(),
+          problem: { code: error.code, message: error.message },
+        }));
+      }
+      throw error;
+    }
+  }
+
+  /** Steps of the last build with the same objects. */
+  async #expectedSteps(objects: string): Promise<number | undefined> {
+    const same = (await this.#ctx.artifacts.builds()).find(
+      (one) => one.status === "completed" && one.name === this.#name && one.inputs["objects"] === objects,
+    );
+    const steps = same?.inputs["steps"];
+    return typeof steps === "number" ? steps : undefined;
+  }
+}
+
+/** True where it is only others' builds that keep this one waiting. */
+function isFull(waiting: readonly Offer[], selection: Selection): boolean {
+  return waiting.some((offer) => {
+    const why = selection.rejected.find((one) => one.address === offer.server.address)?.unmet ?? [];
+    return why.length > 0 && why.every((one) => one.what === "slots" || one.what === "cpus" || one.what === "memory");
+  });
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const cancelled = (): void => {
+      clearTimeout(timer);
+      reject(new LabError("E_CANCELLED", "cancelled while it waited for a build server"));
+    };
+    if (signal.aborted) return reject(new LabError("E_CANCELLED", "cancelled"));
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", cancelled);
+      resolve();
+    }, ms);
+    signal.addEventListener("abort", cancelled, { once: true });
+  });
+}
+
+export const build = defineKind({
+  kind: "build",
+  title: "A build",
+  description: `What is made from source on a build server: a kernel, or anything that commands make. It is identified by a digest of all that
+goes into it: the commit (or tree, or tarball), the configuration, the toolchain's version, arguments and environment.
+What was built once is not built again, by anybody, as long as it is in the artifact store.
+
+Sources stay on the server between builds, and so do object files: an edit of one line compiles one file. Deleting a
+build drops the reference to it; \`labctl artifact gc\` removes what nothing refers to.`,
+  section: { name: "builds", document: "pipeline", shape: "map", key: "name" },
+  schema: buildSchema,
+  attributes: buildAttributes,
+  ownership: "shared",
+
+  awaits: (_desired, lab) => lab.filter((one) => one.kind === "build_server").flatMap((one) => [one.address]),
+
+  async prepare(ctx, item) {
+    const { desired } = item;
+    if (item.unknown.size > 0) return {};
+    const servers = await buildServers(ctx, wantedOf(desired));
+    const { request, selection } = selectionOf(item.address, desired, servers, item.prior?.observed?.server);
+    if (selection.verdict === "never") throw selectionError(request, selection);
+    const prepared = await prepareBuild(ctx, desired, item.sensitive, servers);
+    const commit = prepared.commit === undefined ? {} : { commit: prepared.commit };
+    const digest = await settle(ctx, offersOf(prepared, servers, selection), selection);
+    return { ...commit, ...(digest !== undefined && { digest }) };
+  },
+
+  async readMany(ctx, items) {
+    const readings = new Map<Address, Reading<BuildObserved>>();
+    for (const item of items) {
+      const { digest } = item.desired;
+      if (digest !== undefined || item.unknown.size > 0) {
+        readings.set(item.address, await read(ctx, digest ?? item.prior?.observed?.digest));
+        continue;
+      }
+      // No server could be asked for its compiler, so nobody can say which build this is.
+      const servers = await buildServers(ctx, wantedOf(item.desired));
+      const { request, selection } = selectionOf(item.address, item.desired, servers, undefined);
+      const out = servers.every((one) => one.candidate.status !== "online");
+      if (servers.length > 0 && out)
+        readings.set(item.address, { is: "unreachable", why: selectionError(request, selection) });
+      else readings.set(item.address, { is: "absent" });
+    }
+    return readings;
+  },
+
+  diff: ({ desired, observed }) =>
+    desired.digest === undefined || desired.digest === observed.digest
+      ? []
+      : [{ path: "digest", before: observed.digest, after: desired.digest }],
+
+  async reconcile(ctx, item) {
+    const { desired } = item;
+    const servers = await buildServers(ctx, wantedOf(desired));
+    const prepared = await prepareBuild(ctx, desired, item.sensitive, servers);
+    const sticky = item.prior?.observed?.server;
+    const { selection } = selectionOf(item.address, desired, servers, sticky);
+    const digest = desired.digest ?? (await settle(ctx, offersOf(prepared, servers, selection), selection));
+    if (digest !== undefined) {
+      const there = await read(ctx, digest);
+      if (there.is === "present") return there.value;
+    }
+    const record = await new Construction(ctx, item.address, desired, prepared).run(digest, sticky);
+    return observedOf(record);
+  },
+
+  /** The artifacts stay until `artifact gc` finds that nobody refers to them. */
+  delete: async () => undefined,
+});

@@ -1,0 +1,205 @@
+import {
+  type Address,
+  type Candidate,
+  type InventoryEntry,
+  type KindContext,
+  lastSegment,
+  type Machine,
+  type MachineStatus,
+  type Plain,
+} from "../../src/index.ts";
+import { DEFAULT_MAX_BUILDS, type ServerDesired } from "./server-model.ts";
+import { probeServer, type ServerState } from "./server-probe.ts";
+import { minFreeOf, workdirOf } from "./server.ts";
+import type { Toolchain } from "./toolchains.ts";
+
+/** A build server of the lab as it is found at this moment. */
+export interface PoolServer {
+  /** The host. */
+  readonly address: Address;
+  readonly workdir: string;
+  readonly candidate: Candidate;
+  /** The compiler for what is asked; absent: it has none, or could not be reached. */
+  readonly compiler?: Toolchain;
+}
+
+/** The compiler that a spec's `toolchain:` means on one machine, for one architecture. Pure. */
+export function compilerFor(toolchains: readonly Toolchain[], wanted: string, arch: string): Toolchain | undefined {
+  const usable = toolchains.filter((one) => one.available && one.arch === arch);
+  const exact = usable.find((one) => one.name === wanted);
+  if (exact !== undefined) return exact;
+  const [, family, suffix = ""] = /^(gcc|clang)(-[0-9.]+)?$/.exec(wanted) ?? [];
+  if (family === undefined) return undefined;
+  return usable.find((one) => one.family === family && one.suffix === suffix);
+}
+
+interface Known {
+  readonly at: number;
+  readonly state: Promise<ServerState>;
+}
+
+/** Looking at a server takes a second; all builds of one plan look at the same. Milliseconds. */
+const FRESH_MS = 20_000;
+const caches = new WeakMap<object, Map<string, Known>>();
+
+async function look(ctx: KindContext, host: Address, workdir: string, fresh: boolean): Promise<ServerState> {
+  const cache = caches.get(ctx.inventory) ?? new Map<string, Known>();
+  caches.set(ctx.inventory, cache);
+  const key = `${host}\n${workdir}`;
+  const known = cache.get(key);
+  const now = performance.now();
+  if (known !== undefined && !fresh && now - known.at < FRESH_MS) return known.state;
+  const state = probeServer(ctx.machine(host), workdir, ctx.signal);
+  cache.set(key, { at: now, state });
+  state.catch(() => cache.delete(key));
+  return state;
+}
+
+/** Every build server of the lab, as a candidate for something that needs this toolchain and architecture. */
+export async function buildServers(
+  ctx: KindContext,
+  wanted: { readonly toolchain: string; readonly arch: string },
+  options: { readonly fresh: boolean } = { fresh: false },
+): Promise<readonly PoolServer[]> {
+  const servers = ctx.inventory.all("build_server").filter((one) => one.parent !== undefined);
+  return Promise.all(
+    servers.map(async (entry) => {
+      const host = ctx.inventory.get(entry.parent ?? "");
+      return describeServer(ctx, entry, host, wanted, options.fresh);
+    }),
+  );
+}
+
+async function describeServer(
+  ctx: KindContext,
+  entry: InventoryEntry,
+  host: InventoryEntry | undefined,
+  wanted: { readonly toolchain: string; readonly arch: string },
+  fresh: boolean,
+): Promise<PoolServer> {
+  const address = entry.parent ?? "";
+  const desired = entry.desired as Partial<ServerDesired>;
+  const workdir = workdirOf(desired);
+  const base = {
+    address,
+    name: lastSegment(address).key ?? address,
+    ...labelsOf(host),
+    min_free_disk: minFreeOf(desired),
+    on_low_disk: desired.on_low_disk ?? "refuse",
+  } as const;
+  const cordon = cordonOf(host);
+  try {
+    let state = await look(ctx, address, workdir, fresh);
+    let compiler = compilerFor(state.report.toolchains, wanted.toolchain, wanted.arch);
+    // It may have been installed a moment ago.
+    if (compiler === undefined && !fresh) {
+      state = await look(ctx, address, workdir, true);
+      compiler = compilerFor(state.report.toolchains, wanted.toolchain, wanted.arch);
+    }
+    const { capacity, report } = state;
+    const found = report.toolchains.filter((one) => one.available);
+    return {
+      address,
+      workdir,
+      ...(compiler !== undefined && { compiler }),
+      candidate: {
+        ...base,
+        status: cordon === undefined ? "online" : "maintenance",
+        ...(cordon !== undefined && { why: cordon }),
+        arch: state.arch,
+        also: [...new Set(found.map((one) => one.arch))],
+        total: {
+          cpus: capacity.cores,
+          memory: capacity.memory,
+          disk: capacity.disk_total,
+          slots: desired.max_builds ?? DEFAULT_MAX_BUILDS,
+        },
+        reserved: { slots: capacity.active_builds },
+        used: {
+          memory: capacity.memory - capacity.memory_available,
+          disk: capacity.disk_total - capacity.disk_free,
+        },
+        load: capacity.load / capacity.cores,
+        toolchains: [
+          ...found.map(({ name, arch, version }) => ({ name, arch, version })),
+          ...(compiler === undefined ? [] : [{ name: wanted.toolchain, arch: wanted.arch, version: compiler.version }]),
+        ],
+      },
+    };
+  } catch (error) {
+    if (ctx.signal.aborted) throw error;
+    return {
+      address,
+      workdir,
+      candidate: { ...base, ...unseen(entry, host, wanted, cordon, error), total: {}, reserved: {} },
+    };
+  }
+}
+
+/** A server that cannot be looked at: what the spec says of it, and what was last seen, tell whether it could do at all. */
+function unseen(
+  entry: InventoryEntry,
+  host: InventoryEntry | undefined,
+  wanted: { readonly toolchain: string; readonly arch: string },
+  cordon: string | undefined,
+  error: unknown,
+): Pick<Candidate, "status" | "why" | "arch" | "also" | "toolchains"> {
+  const seen = (entry.observed?.["toolchains"] ?? []) as unknown as readonly Toolchain[];
+  const said = ((entry.desired as Partial<ServerDesired>).toolchains ?? []).map(({ name, arch }) => ({
+    name,
+    arch,
+    version: "",
+  }));
+  const compiler = compilerFor(seen, wanted.toolchain, wanted.arch);
+  const status: MachineStatus = cordon === undefined ? "offline" : "maintenance";
+  return {
+    status,
+    why: cordon ?? (error instanceof Error ? error.message : String(error)),
+    arch: text(host?.desired["arch"]) ?? text(entry.observed?.["arch"]) ?? wanted.arch,
+    also: [...seen, ...said].map((one) => one.arch),
+    toolchains: [
+      ...seen,
+      ...said,
+      // Of a server that was never seen nobody can say what it has: it is not ruled out.
+      ...(compiler !== undefined || entry.observed === undefined
+        ? [{ name: wanted.toolchain, arch: wanted.arch, version: compiler?.version ?? "" }]
+        : []),
+    ],
+  };
+}
+
+function labelsOf(host: InventoryEntry | undefined): Pick<Candidate, "labels" | "group"> {
+  const labels = host?.desired["labels"];
+  const group = text(host?.desired["group"]);
+  return {
+    ...(labels !== null &&
+      typeof labels === "object" &&
+      !Array.isArray(labels) && {
+        labels: labels as Readonly<Record<string, string>>,
+      }),
+    ...(group !== undefined && { group }),
+  };
+}
+
+/** Why nothing new goes to a host: what the spec says, or a hold that was set at run time. */
+export function cordonOf(host: InventoryEntry | undefined, now: number = Date.now()): string | undefined {
+  const said = host?.desired["maintenance"];
+  if (said === true) return "the spec says so";
+  if (said !== null && typeof said === "object" && !Array.isArray(said)) {
+    const { reason, until } = said as Readonly<Record<string, Plain>>;
+    if (typeof until !== "string" || !(Date.parse(until) <= now)) return text(reason) ?? "the spec says so";
+  }
+  const hold = host?.hold;
+  if (hold === undefined) return undefined;
+  if (hold.until !== undefined && Date.parse(hold.until) <= now) return undefined;
+  return `${hold.why} (${hold.who})`;
+}
+
+function text(value: Plain | undefined): string | undefined {
+  return typeof value === "string" ? value : undefined;
+}
+
+/** The machine of a server in the pool. */
+export function machineOf(ctx: KindContext, server: PoolServer): Machine {
+  return ctx.machine(server.address);
+}
