@@ -160,7 +160,7 @@ function kernelSteps(inputs: ScriptInputs, work: KernelBuild): ShellText {
     sh`mkdir -p -- "$obj" || exit 1
 touch -- "$obj"
 labctl_read_only
-labctl_make() { labctl_guarded make --no-print-directory -C "$tree" O="$obj" ARCH=${kernel.arch} ${tools} KCFLAGS=${flags}${flags === "" ? "" : " "}"-ffile-prefix-map=$tree/= -ffile-prefix-map=$obj/=" ${rest} "$@"; }
+labctl_make() { labctl_guarded make --no-print-directory -C "$tree" O="$obj" ARCH=${kernel.arch} ${tools} KCFLAGS=${flags === "" ? "" : `${flags} `}"-ffile-prefix-map=$tree/= -ffile-prefix-map=$obj/=" ${rest} "$@"; }
 srcarch=${kernel.srcarch}`,
     configureSteps(work),
     sh`labctl_phase build

@@ -71,7 +71,7 @@ labctl_manifest() {
   {
     find . -mindepth 1 -type d -printf 'd\t755\t-\t%P\n'
     find . -type l -printf 'l\t777\t%l\t%P\n'
-    find . -type f -printf '%P\n' | xargs -r -d '\n' sha256sum -- | awk '{ print "s\t" substr($0, 1, 64) "\t" substr($0, 67) }'
+    find . -type f -printf '%P\n' | xargs -r -d '\n' sha256sum -z -- | tr '\0' '\n' | awk '{ print "s\t" substr($0, 1, 64) "\t" substr($0, 67) }'
     find . -type f -printf '%m\t%P\n' | awk -F '\t' '{ print "m\t" ($1 ~ /[1357]/ ? 755 : 644) "\t" $2 }'
   } | awk -F '\t' '$1 == "s" { sum[$3] = $2; next } $1 == "m" { print "f\t" $2 "\t" sum[$3] "\t" $3; next } { print }' | LC_ALL=C sort -t '	' -k 4)
 }
