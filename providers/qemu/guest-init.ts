@@ -69,7 +69,12 @@ grep -q ' /dev devtmpfs ' /proc/mounts || mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts 2>/dev/null
 mount -t tmpfs tmpfs /dev/shm 2>/dev/null
-[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+# What udev makes elsewhere.
+for link in fd stdin:0 stdout:1 stderr:2; do
+  name=\${link%:*} number=\${link#*:}
+  [ "$name" = fd ] && to=/proc/self/fd || to=/proc/self/fd/$number
+  [ -e "/dev/$name" ] || [ -L "/dev/$name" ] || ln -s "$to" "/dev/$name"
+done
 hostname labctl 2>/dev/null
 ifconfig lo 127.0.0.1 up 2>/dev/null || ip link set lo up 2>/dev/null
 for module in ${plan.modules.map(quoteWord).join(" ")}; do
@@ -222,8 +227,10 @@ function ttyScript(plan: GuestPlan): string {
 # The only virtconsole there is.
 if [ $streams = port ]; then for one in /dev/hvc[0-9]*; do [ -c "$one" ] && grep -q labctl /sys/class/virtio-ports/*/name && TTY=$one && break; done
 elif [ $streams = serial ]; then TTY=/dev/${plan.serials[1] ?? plan.console}; stty -F $TTY sane 2>/dev/null; fi
+# A terminal that nobody holds open forgets its size.
+exec 5<>$TTY
 ${size}
-( exec 9>&- 8>&- 7>&- 6>&-; if [ -n "$ROOT" ]; then exec setsid -c chroot "$ROOT" $SH "$R/command"; else exec setsid -c $SH "$R/command"; fi ) <$TTY >$TTY 2>&1
+( exec 9>&- 5>&- 8>&- 7>&- 6>&-; if [ -n "$ROOT" ]; then exec setsid -c chroot "$ROOT" $SH "$R/command"; else exec setsid -c $SH "$R/command"; fi ) <$TTY >$TTY 2>&1
 STATUS=$?`;
 }
 

@@ -43,8 +43,11 @@ export interface GuestSpec {
   readonly initrd?: string;
   /** The kernel's whole command line; see {@link consoleArguments}. */
   readonly append: string;
-  /** Socket of the serial console, and a file that QEMU itself records it in. */
-  readonly console: { readonly socket: string; readonly log?: string };
+  /**
+   * Socket of the serial console. QEMU's own `logfile=` is of no use: QEMU 7.2 writes a byte there again each time that the
+   * socket was full.
+   */
+  readonly console: string;
   /** Socket of QEMU's monitor. */
   readonly qmp: string;
   readonly ports: readonly GuestPort[];
@@ -140,10 +143,7 @@ export function qemuCommand(spec: GuestSpec): { readonly program: string; readon
   if (spec.append !== "") add("-append", spec.append);
   add("-chardev", option("socket", { id: "qmp", path: spec.qmp, server: false }));
   add("-mon", option("chardev=qmp,mode=control", {}));
-  add(
-    "-chardev",
-    option("socket", { id: "console", path: spec.console.socket, server: false, logfile: spec.console.log }),
-  );
+  add("-chardev", option("socket", { id: "console", path: spec.console, server: false }));
   add("-serial", "chardev:console");
   const serials = spec.ports.filter((port) => port.kind === "serial").slice(0, features.serials.length);
   for (const [index, port] of serials.entries()) {

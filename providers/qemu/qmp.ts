@@ -48,7 +48,11 @@ export class QmpClient {
     const greeting = new Promise((resolve, reject) => {
       client.#greeted = { resolve, reject };
     });
-    await bounded(greeting, "the greeting of QEMU's monitor", DEADLINE, signal);
+    try {
+      await bounded(greeting, "the greeting of its monitor", DEADLINE, signal);
+    } catch (error) {
+      throw error instanceof LabError ? error : gone("the greeting of its monitor", error);
+    }
     await client.execute("qmp_capabilities", {}, { ...(signal !== undefined && { signal }) });
     return client;
   }

@@ -1,4 +1,5 @@
 import { once } from "node:events";
+import { closeSync, openSync, writeSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -13,7 +14,7 @@ export interface GuestOptions {
   /** Sockets are the runner's own. */
   readonly spec: Omit<GuestSpec, "qmp" | "console" | "ports">;
   readonly ports: readonly Omit<GuestPort, "socket">[];
-  /** A file in which QEMU records the console from the first byte, whatever becomes of labctl. */
+  /** A file in which the console is recorded from the first byte; what is in it is replaced. */
   readonly consoleLog?: string;
   readonly onConsole: (chunk: Buffer) => void;
   readonly signal?: AbortSignal;
@@ -49,11 +50,15 @@ export async function startGuest(options: GuestOptions): Promise<Guest> {
   const folder = await mkdtemp(join(tmpdir(), "labctl-qemu-"));
   const plugs = new Map<string, Plug>();
   let running: Supervised | undefined;
+  let log: number | undefined;
   const cleanUp = async (): Promise<void> => {
     for (const plug of plugs.values()) plug.close();
+    if (log !== undefined) closeSync(log);
+    log = undefined;
     await rm(folder, { recursive: true, force: true });
   };
   try {
+    log = options.consoleLog === undefined ? undefined : openLog(options.consoleLog);
     for (const [index, name] of ["qmp", "console", ...options.ports.map((port) => port.name)].entries()) {
       plugs.set(name, await Plug.listen(join(folder, `${index}.sock`)));
     }
@@ -61,25 +66,38 @@ export async function startGuest(options: GuestOptions): Promise<Guest> {
     const { args } = qemuCommand({
       ...options.spec,
       qmp: pathOf("qmp"),
-      console: {
-        socket: pathOf("console"),
-        ...(options.consoleLog !== undefined && { log: options.consoleLog }),
-      },
+      console: pathOf("console"),
       ports: options.ports.map((port) => ({ ...port, socket: pathOf(port.name) })),
     });
     // Stopped until everything listens.
     running = supervise(program, [...args, "-S"]);
     const sockets = await connected(plugs, running, options.signal);
     const console = sockets.get("console");
-    console?.on("data", options.onConsole);
+    console?.on("data", (chunk: Buffer) => {
+      // At once, so that all that was seen is there whatever becomes of labctl.
+      if (log !== undefined) writeSync(log, chunk);
+      options.onConsole(chunk);
+    });
     const monitor = sockets.get("qmp");
     if (monitor === undefined) throw new LabError("E_QEMU", "QEMU has no monitor");
     const qmp = await QmpClient.connect(monitor, options.signal);
     return new RunningGuest([program, ...args], running, sockets, qmp, cleanUp);
   } catch (error) {
-    await running?.stop();
+    const ended = await running?.stop();
     await cleanUp();
-    throw error;
+    // Its own words say more than that it hung up.
+    const own = error instanceof LabError && error.code === "E_QEMU" && ended !== undefined && ended.stderr !== "";
+    throw own ? qemuFailed(ended) : error;
+  }
+}
+
+/** @throws LabError E_SOURCE_FILE */
+function openLog(path: string): number {
+  try {
+    return openSync(path, "w");
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new LabError("E_SOURCE_FILE", `the console cannot be recorded in ${path}: ${why}`, { cause });
   }
 }
 

@@ -94,10 +94,10 @@ function hintFor(report: BootReport): string | undefined {
     return "the kernel did not take the initramfs: does it have CONFIG_BLK_DEV_INITRD and the compression of --initrd?";
   }
   if (report.verdict === "crashed") return undefined;
+  if (report.verdict === "late") return "give it longer with --timeout; -v shows the console as it comes";
   if (report.stage === "nothing") {
     return "does the kernel have this serial console built in (CONFIG_SERIAL_8250_CONSOLE, CONFIG_SERIAL_AMBA_PL011_CONSOLE), and does --append leave console= alone?";
   }
-  if (report.verdict === "late") return "give it longer with --timeout; -v shows the console as it comes";
   return report.console_log === undefined ? "--console-log FILE keeps the whole console" : undefined;
 }
 
