@@ -4,7 +4,6 @@ import {
   type InstrumentName,
   INSTRUMENTS,
   type RuntimeProbe,
-  type SymbolEntry,
   type When,
 } from "./instrumentation-table.ts";
 import type { ConfigSource } from "./kernel-config.ts";
@@ -194,10 +193,3 @@ export function compareVersions(a: string, b: string): number {
   }
   return 0;
 }
-
-/** For documentation and completion. */
-export function instrumentTitles(): Readonly<Record<string, string>> {
-  return Object.fromEntries(Object.entries(INSTRUMENTS).map(([name, { title }]) => [name, title]));
-}
-
-export type { SymbolEntry };

@@ -270,6 +270,12 @@ class Build {
       await runScript(this.#machine, sh`cat -- ${`${outputs}/outputs.tsv`} || exit 1`),
       "reading what a build made",
     );
+    const { missing } = this.#scanner;
+    if (missing.length > 0) {
+      this.#observer.onNote?.(
+        `the build went without ${list(missing.map(({ name }) => name))} (${list(missing.flatMap((one) => one.package ?? []))})`,
+      );
+    }
     return {
       is: "completed",
       how,

@@ -68,7 +68,7 @@ const supervised = async (): Promise<number> =>
   Number((await host.exec("ps -eo args | grep -c '[j]obs/.*/supervisor'; true")).stdout.trim());
 /** A build that hides: a daemon in a session of its own, whose parent has ended. */
 const HIDING = (seconds: number): string =>
-  `echo begun; setsid sh -c 'sleep ${seconds} & sleep ${seconds}' & sleep ${seconds}; echo after`;
+  `echo begun; (setsid sh -c 'sleep ${seconds} & sleep ${seconds}' &); sleep ${seconds}; echo after`;
 
 describe("failures", () => {
   test("a compile error is told by file and line, and not by make's last words", async () => {
