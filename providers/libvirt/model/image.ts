@@ -35,6 +35,7 @@ export function readImage(head: Uint8Array, fileSize: number): ImageInfo {
   if (bytes.length >= 0x178 && bytes.readUInt32LE(0x40) === 0xbeda107f) {
     return { format: "vdi", virtual_size: safe(bytes.readBigUInt64LE(0x170)), defects: [] };
   }
+  if (starts(bytes, "conectix")) throw broken("it is a VHD", "qemu-img convert -O qcow2 FILE NEW");
   if (starts(bytes, "vhdxfile")) throw broken("it is a VHDX", "qemu-img convert -O qcow2 FILE NEW");
   // docs/specs/qed_spec.txt: cluster_size, table_size, header_size, features (3 * 8), l1_table_offset, image_size.
   if (starts(bytes, "QED\0") && bytes.length >= 56) {
@@ -150,6 +151,7 @@ function rawContent(bytes: Buffer): string | undefined {
     bytes.subarray(offset, offset + magic.length).equals(Buffer.from(magic, "latin1"));
   if (at(0x200, "EFI PART")) return "GPT";
   if (at(0x438, "\x53\xef")) return "ext2, ext3 or ext4";
+  if (at(0, "LUKS\xba\xbe")) return "LUKS";
   if (at(0, "XFSB")) return "XFS";
   if (at(0, "hsqs")) return "SquashFS";
   if (at(0x36, "FAT") || at(0x52, "FAT32")) return "FAT";

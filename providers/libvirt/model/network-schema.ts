@@ -61,7 +61,7 @@ export const networkSchema = {
       type: "string",
       enum: ["nat", "route", "bridge", "none"],
       description:
-        "How machines reach what lies beyond the host: behind its address (nat), by routes that others must know (route), on a bridge that the host has already (bridge), or not at all. Default: nat.",
+        "How machines reach what lies beyond the host: behind its address (nat), by routes that others must know (route), on a bridge that the host has already (bridge), or not at all. Default: nat, and none without `cidr` and `ipv6`.",
       "x-labctl": { restart: true },
     },
     bridge: {

@@ -56,7 +56,11 @@ export function resolveNetwork(desired: NetworkDesired, context: NetworkContext)
       "leave one of them out",
     );
   }
-  const forward = desired.isolated ? "none" : (desired.forward ?? "nat");
+  const addressed = desired.cidr !== undefined || desired.ipv6 !== undefined;
+  const forward = desired.isolated ? "none" : (desired.forward ?? (addressed ? "nat" : "none"));
+  if (!addressed && (forward === "nat" || forward === "route")) {
+    throw wrong(`\`forward: ${forward}\` needs \`cidr\` or \`ipv6\`: it is the addresses that are forwarded`);
+  }
   const plain = forward === "bridge";
   if (plain && desired.bridge === undefined) throw wrong("`forward: bridge` needs `bridge:`, one that the host has");
   if (plain) {
