@@ -64,8 +64,6 @@ const PEERS = {
   "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
   "qemu-img": "qemu-utils",
   "mkfs.ext4": "e2fsprogs",
-  libvirtd: "libvirt-daemon-system",
-  dnsmasq: "dnsmasq-base",
   socat: "socat",
   "nc.openbsd": "netcat-openbsd",
   virsh: "libvirt-clients",

@@ -1,4 +1,4 @@
-import type { Readable, Writable } from "node:stream";
+import type { Duplex, Readable, Writable } from "node:stream";
 import type { Address } from "../model/index.ts";
 
 /** A process at the far end, as an adapter gives it. */
@@ -22,6 +22,8 @@ export interface Link {
   /** For messages: `host.a (10.0.0.1)`. */
   readonly name: string;
   readonly local: boolean;
+  /** Told when a session is wanted and the machine allows no more of them: who keeps one to spare ends it. */
+  readonly crowded?: Set<() => void>;
   /** True where commands run as root without asking for more. */
   isRoot(): Promise<boolean>;
   /** Starts a command line. `urgent`: to end another process; does not wait for a free channel. */
@@ -38,6 +40,11 @@ export interface Link {
     content: () => AsyncIterable<Buffer>,
     options: { readonly signal?: AbortSignal; readonly onProgress?: (sent: number) => void },
   ): Promise<boolean>;
+  /**
+   * A stream to a Unix socket there, with the rights of the login. Rejects with E_SOCKET where that did not work (why is not
+   * always known), and with what reaching the machine rejects with.
+   */
+  openSocket(path: string, signal?: AbortSignal): Promise<Duplex>;
   /** Drops the connection, so that the next use makes a new one. A machine that was given up is tried again. */
   reset(): Promise<void>;
   close(): Promise<void>;

@@ -1,9 +1,12 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { connect, type Socket } from "node:net";
 import { userInfo } from "node:os";
+import type { Duplex } from "node:stream";
 import { LabError } from "../diagnostics/index.ts";
 import type { Address } from "../model/index.ts";
 import { deferred } from "./deferred.ts";
 import type { Link, RunningProcess } from "./link.ts";
+import { socketRefused } from "./socket-errors.ts";
 
 /** The machine that labctl runs on. */
 export class LocalLink implements Link {
@@ -12,6 +15,7 @@ export class LocalLink implements Link {
   readonly local = true;
   readonly #env: Readonly<Record<string, string | undefined>>;
   readonly #children = new Set<ChildProcess>();
+  readonly #sockets = new Set<Socket>();
 
   constructor(address: Address, env: Readonly<Record<string, string | undefined>>) {
     this.address = address;
@@ -82,6 +86,33 @@ export class LocalLink implements Link {
     return started.promise;
   }
 
+  openSocket(path: string, signal?: AbortSignal): Promise<Duplex> {
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted) {
+        reject(new LabError("E_CANCELLED", "cancelled", { address: this.address }));
+        return;
+      }
+      const socket = connect({ path });
+      const onAbort = (): void => {
+        socket.destroy();
+        reject(new LabError("E_CANCELLED", "cancelled", { address: this.address }));
+      };
+      const refused = (cause: Error): void => reject(socketRefused(this, path, cause));
+      this.#sockets.add(socket);
+      signal?.addEventListener("abort", onAbort, { once: true });
+      socket.once("close", () => {
+        this.#sockets.delete(socket);
+        signal?.removeEventListener("abort", onAbort);
+      });
+      socket.once("error", refused);
+      socket.once("connect", () => {
+        signal?.removeEventListener("abort", onAbort);
+        socket.removeListener("error", refused);
+        resolve(socket);
+      });
+    });
+  }
+
   reset(): Promise<void> {
     return Promise.resolve();
   }
@@ -95,6 +126,8 @@ export class LocalLink implements Link {
       }
     }
     this.#children.clear();
+    for (const socket of this.#sockets) socket.destroy();
+    this.#sockets.clear();
     return Promise.resolve();
   }
 }

@@ -1,4 +1,5 @@
 import { setMaxListeners } from "node:events";
+import type { Duplex } from "node:stream";
 import { LabError } from "../diagnostics/index.ts";
 import type { Address } from "../model/index.ts";
 import { download } from "./download.ts";
@@ -8,6 +9,7 @@ import type {
   ExecOptions,
   ExecResult,
   Machine,
+  SocketOptions,
   TransferOptions,
   UploadResult,
   UploadSource,
@@ -16,6 +18,8 @@ import type {
 import { ProbeBatcher } from "./probe.ts";
 import { reboot } from "./reboot.ts";
 import { run } from "./run.ts";
+import { SharedShells } from "./shared-shell.ts";
+import { openSocket } from "./socket.ts";
 import type { ShellText } from "./shell.ts";
 import { upload } from "./upload.ts";
 import { fullScript } from "./wire.ts";
@@ -28,6 +32,7 @@ export class LinkMachine implements Machine {
   readonly connection: ConnectionSpec;
   readonly #link: Link;
   readonly #timeouts: { readonly command: number; readonly boot: number };
+  readonly #shells: SharedShells;
   readonly #prober: ProbeBatcher;
   readonly #uploads = new Map<string, Promise<unknown>>();
 
@@ -36,11 +41,20 @@ export class LinkMachine implements Machine {
     this.connection = connection;
     this.#link = link;
     this.#timeouts = timeouts;
-    this.#prober = new ProbeBatcher(link, connection.become, timeouts.command);
+    this.#shells = new SharedShells(link, connection.become);
+    this.#prober = new ProbeBatcher(link, connection.become, timeouts.command, this.#shells);
   }
 
   async exec(command: ShellText, options: ExecOptions = {}): Promise<ExecResult> {
     shareable(options.signal);
+    if (this.#mayShare(options)) {
+      return await this.#shells.run(options.root ?? true, {
+        script: command.text,
+        signal: options.signal,
+        timeout: options.timeout ?? this.#timeouts.command,
+        keep: options.keep ?? KEEP,
+      });
+    }
     return await run(this.#link, {
       script: fullScript({
         script: command.text,
@@ -56,6 +70,12 @@ export class LinkMachine implements Machine {
       ...(options.onStdout && { onStdout: options.onStdout }),
       ...(options.onStderr && { onStderr: options.onStderr }),
     });
+  }
+
+  /** A process of this machine is cheap, and has a life of its own. */
+  #mayShare({ brief, env, cwd, stdin, onStdout, onStderr }: ExecOptions): boolean {
+    const plain = [env, cwd, stdin, onStdout, onStderr].every((one) => one === undefined);
+    return brief === true && plain && !this.#link.local;
   }
 
   async probe(
@@ -96,6 +116,11 @@ export class LinkMachine implements Machine {
       ...options,
       timeout: options.timeout ?? this.#timeouts.command,
     });
+  }
+
+  async openSocket(path: string, options: SocketOptions = {}): Promise<Duplex> {
+    shareable(options.signal);
+    return await openSocket(this.#link, this.connection.become, path, options);
   }
 
   async reboot(

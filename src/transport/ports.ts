@@ -1,4 +1,4 @@
-import type { Readable } from "node:stream";
+import type { Duplex, Readable } from "node:stream";
 import type { Address, Sensitive } from "../model/index.ts";
 import type { ShellText } from "./shell.ts";
 
@@ -60,6 +60,11 @@ export interface ExecOptions {
   readonly onStderr?: (chunk: Buffer) => void;
   /** Most bytes kept of each stream, the rest is dropped from the middle; default 1 MiB. Streaming callbacks see all. */
   readonly keep?: number;
+  /**
+   * A provider's own script that ends by itself and leaves nothing running: it may follow others in a shell that is there
+   * already, which costs the machine less. A signal that ends it then shows as an exit code (128 and its number).
+   */
+  readonly brief?: boolean;
 }
 
 export interface ExecResult {
@@ -123,8 +128,25 @@ export interface Reboot {
   reboot(options?: { readonly timeout?: number; readonly signal?: AbortSignal }): Promise<{ readonly boot_id: string }>;
 }
 
+export interface SocketOptions {
+  /** With root's rights, through sudo where the login has fewer. Default false: with those of the login. */
+  readonly root?: boolean;
+  /** Ends the opening; afterwards the stream is ended with destroy(). */
+  readonly signal?: AbortSignal;
+}
+
+/** Reaches what listens on the machine itself: libvirtd, podman, QEMU's monitors. */
+export interface Sockets {
+  /**
+   * A stream to a Unix socket there (absolute path, at most 107 bytes). It is destroyed with the connection to the
+   * machine, with E_DISCONNECTED where that broke. Rejects with E_SOCKET where nothing listens, the login may not, or the
+   * machine offers no way.
+   */
+  openSocket(path: string, options?: SocketOptions): Promise<Duplex>;
+}
+
 /** A machine that can be reached: what kinds on a host work with. */
-export interface Machine extends Exec, FileTransfer, Reboot {
+export interface Machine extends Exec, FileTransfer, Reboot, Sockets {
   readonly address: Address;
   readonly connection: ConnectionSpec;
 }

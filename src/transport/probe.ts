@@ -4,6 +4,7 @@ import { Keeper } from "./keeper.ts";
 import type { Link } from "./link.ts";
 import type { Become, ExecResult } from "./ports.ts";
 import { cancelled, run, throwIfCancelled } from "./run.ts";
+import type { SharedShells } from "./shared-shell.ts";
 import { quoteWord } from "./shell.ts";
 import { fullScript, newNonce } from "./wire.ts";
 
@@ -20,18 +21,20 @@ const KEEP_ALL = 256 << 20;
 
 /**
  * Gathers the probes that are asked for in one turn of the event loop and sends them as one. Since probes change
- * nothing, a lost connection is met with one more try.
+ * nothing, a lost connection is met with one more try. Over SSH one shell serves probes that follow each other closely.
  */
 export class ProbeBatcher {
   readonly #link: Link;
   readonly #become: Become;
   readonly #timeout: number;
   readonly #waiting = new Map<boolean, Waiting[]>();
+  readonly #shells: SharedShells;
 
-  constructor(link: Link, become: Become, timeout: number) {
+  constructor(link: Link, become: Become, timeout: number, shells: SharedShells) {
     this.#link = link;
     this.#become = become;
     this.#timeout = timeout;
+    this.#shells = shells;
   }
 
   probe(script: string, root: boolean, signal: AbortSignal | undefined): Promise<ExecResult> {
@@ -89,19 +92,14 @@ export class ProbeBatcher {
 
   async #once(pieces: readonly Waiting[], root: boolean, signal: AbortSignal): Promise<readonly ExecResult[]> {
     const mark = newNonce();
-    const result = await run(this.#link, {
-      script: fullScript({
-        script: probeScript(
-          pieces.map((piece) => piece.script),
-          mark,
-        ),
-      }),
-      become: this.#become,
-      root,
-      signal,
-      timeout: this.#timeout,
-      keep: KEEP_ALL,
-    });
+    const script = probeScript(
+      pieces.map((piece) => piece.script),
+      mark,
+    );
+    const request = { script, signal, timeout: this.#timeout, keep: KEEP_ALL };
+    const result = await (this.#link.local
+      ? run(this.#link, { ...request, script: fullScript({ script }), become: this.#become, root })
+      : this.#shells.run(root, request));
     return splitProbes(result, mark, pieces.length);
   }
 

@@ -29,6 +29,8 @@ export interface RunRequest {
   readonly onStdout?: (chunk: Buffer) => void;
   readonly onStderr?: (chunk: Buffer) => void;
   readonly urgent?: boolean;
+  /** Handed the command's stdout, to hold it (pause, resume) while its reader is behind. */
+  readonly onStart?: (stdout: Readable) => void;
 }
 
 /** After the process ended: how long outputs may stay open, held by something that it left in the background. */
@@ -62,6 +64,14 @@ export async function run(link: Link, request: RunRequest): Promise<ExecResult> 
 
 export function cancelled(link: Link): LabError {
   return new LabError("E_CANCELLED", "cancelled", { address: link.address });
+}
+
+/** Milliseconds. */
+export function timedOut(link: Link, timeout: number): LabError {
+  return new LabError("E_TIMEOUT", `a command on ${link.name} took longer than ${timeout / 1000} s and was killed`, {
+    address: link.address,
+    hint: "raise `timeout:` here or `timeouts.command` under `defaults:` if it may take longer",
+  });
 }
 
 export function throwIfCancelled(link: Link, signal: AbortSignal | undefined): void {
@@ -100,22 +110,7 @@ class Run {
     const timers: NodeJS.Timeout[] = [];
     const onAbort = (): void => stop.resolve(cancelled(this.#link));
     try {
-      timers.push(
-        setTimeout(
-          () =>
-            stop.resolve(
-              new LabError(
-                "E_TIMEOUT",
-                `a command on ${this.#link.name} took longer than ${timeout / 1000} s and was killed`,
-                {
-                  address: this.#link.address,
-                  hint: "raise `timeout:` here or `timeouts.command` under `defaults:` if it may take longer",
-                },
-              ),
-            ),
-          timeout,
-        ),
-      );
+      timers.push(setTimeout(() => stop.resolve(timedOut(this.#link, timeout)), timeout));
       signal?.addEventListener("abort", onAbort, { once: true });
       if (signal?.aborted) onAbort();
       this.#listen(stop.resolve, timers);
@@ -139,6 +134,7 @@ class Run {
     stdin.on("error", () => undefined);
     stdout.on("error", () => undefined);
     stderr.on("error", () => undefined);
+    this.#request.onStart?.(stdout);
     stdout.on("data", (chunk: Buffer) => {
       this.#lastOutput = performance.now();
       const own = this.#outFilter.push(chunk);
@@ -216,7 +212,12 @@ class Run {
     this.#lastOutput = Math.max(this.#lastOutput, performance.now());
     while (!closed) {
       const quiet = performance.now() - this.#lastOutput;
-      if (quiet >= LINGER_MS) return;
+      if (quiet >= LINGER_MS) {
+        if (!this.#process.stdout.isPaused()) return;
+        // Its reader holds it back: what is still to come is not lost for that.
+        this.#lastOutput = performance.now();
+        continue;
+      }
       const timer = deferred<void>();
       const id = setTimeout(() => timer.resolve(), LINGER_MS - quiet);
       await Promise.race([close, timer.promise]);

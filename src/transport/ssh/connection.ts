@@ -5,6 +5,7 @@ import { LabError } from "../../diagnostics/index.ts";
 import type { Address } from "../../model/index.ts";
 import { type Deferred, deferred } from "../deferred.ts";
 import type { RunningProcess } from "../link.ts";
+import { ChannelSocket } from "./channel-socket.ts";
 
 /** How often a server that refuses even a single session is asked, and how long it is left alone between. */
 const REFUSALS = 20;
@@ -19,6 +20,7 @@ export class Connection {
   readonly #address: Address;
   readonly #name: string;
   readonly #onLost: () => void;
+  readonly #onCrowded: () => void;
   readonly #waiting: Deferred<void>[] = [];
   readonly #open = new Set<(error: LabError) => void>();
   #limit: number;
@@ -27,12 +29,21 @@ export class Connection {
   /** False once the server refused the subsystem. */
   sftpOffered = true;
 
-  constructor(client: Client, address: Address, name: string, channels: number, onLost: () => void) {
+  /** `onCrowded`: a channel is wanted, and there is none left. */
+  constructor(
+    client: Client,
+    address: Address,
+    name: string,
+    channels: number,
+    onLost: () => void,
+    onCrowded: () => void,
+  ) {
     this.#client = client;
     this.#address = address;
     this.#name = name;
     this.#limit = channels;
     this.#onLost = onLost;
+    this.#onCrowded = onCrowded;
     let why: Error | undefined;
     client.on("error", (error) => {
       why ??= error;
@@ -106,6 +117,23 @@ export class Connection {
     return await this.#channel<Duplex>((done) => this.#client.forwardOut("127.0.0.1", 0, host, port, done));
   }
 
+  /**
+   * A stream to a Unix socket at the far end (direct-streamlocal@openssh.com; OpenSSH's PROTOCOL, section 2.4). Like any
+   * forwarding it is not one of the sessions that MaxSessions counts, so it takes no slot from commands.
+   */
+  async openSocket(path: string, signal: AbortSignal | undefined): Promise<Duplex> {
+    const channel = await this.#channel<ClientChannel>((done) =>
+      this.#client.openssh_forwardOutStreamLocal(path, done),
+    );
+    const socket = new ChannelSocket(channel, () => this.#open.delete(tell));
+    const tell = (error: LabError): void => {
+      socket.destroy(error);
+    };
+    this.#open.add(tell);
+    if (signal?.aborted) socket.destroy();
+    return socket;
+  }
+
   close(): void {
     this.#client.end();
     // A peer that is gone never answers the goodbye.
@@ -174,6 +202,7 @@ export class Connection {
           });
         }
         this.#limit = Math.max(1, Math.min(this.#limit - 1, this.#used));
+        this.#onCrowded();
       }
     }
   }
@@ -183,6 +212,7 @@ export class Connection {
       if (this.#lost) throw this.#lost;
       const turn = deferred<void>();
       this.#waiting.push(turn);
+      this.#onCrowded();
       const onAbort = (): void => turn.reject(new LabError("E_CANCELLED", "cancelled", { address: this.#address }));
       signal?.addEventListener("abort", onAbort, { once: true });
       try {

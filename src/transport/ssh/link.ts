@@ -5,6 +5,7 @@ import { pause } from "../deferred.ts";
 import type { Link, RunningProcess } from "../link.ts";
 import type { SshConnection, TransportObserver } from "../ports.ts";
 import { cancelled } from "../run.ts";
+import { socketRefused } from "../socket-errors.ts";
 import { commandLine } from "../wire.ts";
 import { Connection } from "./connection.ts";
 import { dial } from "./dial.ts";
@@ -27,6 +28,7 @@ export interface SshLinkOptions {
 export class SshLink implements Link {
   readonly address: Address;
   readonly local = false;
+  readonly crowded = new Set<() => void>();
   readonly #spec: SshConnection;
   readonly #options: SshLinkOptions;
   #settings: Promise<Settings> | undefined;
@@ -86,6 +88,19 @@ export class SshLink implements Link {
   ): Promise<boolean> {
     const connection = await this.connect(options.signal);
     return await writeThroughSftp(this, connection, path, content, options);
+  }
+
+  async openSocket(path: string, signal?: AbortSignal): Promise<Duplex> {
+    const connection = await this.connect(signal);
+    const opening = connection.openSocket(path, signal);
+    // Who no longer waits for it hears nothing more of it.
+    opening.catch(() => undefined);
+    try {
+      return await orAborted(opening, signal, () => cancelled(this));
+    } catch (error) {
+      if (error instanceof LabError) throw error;
+      throw socketRefused(this, path, error instanceof Error ? error : new Error(String(error)));
+    }
   }
 
   /** The connection, made if there is none. The caller's signal ends the wait, not the connecting that others share. */
@@ -150,7 +165,9 @@ export class SshLink implements Link {
       sock,
       signal: this.#closing.signal,
     });
-    return new Connection(client, this.address, this.name, this.#options.channels, onLost);
+    return new Connection(client, this.address, this.name, this.#options.channels, onLost, () => {
+      for (const tell of this.crowded) tell();
+    });
   }
 
   async #through(jump: SshConnection, settings: Settings): Promise<Duplex> {
