@@ -117,11 +117,14 @@ export class RpcClient {
     const opened = new RpcStream(this, { procedure: procedure.number, serial, ...stream });
     // Data may follow the reply in the same chunk.
     this.#streams.set(serial, opened);
+    // Nobody else listens yet, and the call itself says what went wrong.
+    const ignore = (): void => undefined;
+    opened.on("error", ignore);
     try {
       await this.#request(serial, procedure, payload, options);
+      opened.removeListener("error", ignore);
       return opened;
     } catch (error) {
-      this.#streams.delete(serial);
       opened.discard();
       throw error;
     }
@@ -343,8 +346,8 @@ export class RpcClient {
   #finish(error: LabError): void {
     this.#lost = error;
     clearInterval(this.#heart);
-    for (const pending of [...this.#pending.values()]) pending.settle({ error });
-    for (const stream of [...this.#streams.values()]) stream.destroy(error);
+    for (const pending of this.#pending.values()) pending.settle({ error });
+    for (const stream of this.#streams.values()) stream.lose(error);
     this.#end(this.#closing ? undefined : error);
   }
 }

@@ -1,4 +1,4 @@
-import { Duplex } from "node:stream";
+import { Duplex, type DuplexOptions } from "node:stream";
 import { LabError } from "../../../src/index.ts";
 import type { RpcClient } from "./client.ts";
 import { hole } from "./shapes.ts";
@@ -13,6 +13,8 @@ export interface StreamOptions {
   readonly sparse?: boolean;
   /** Milliseconds without any progress, while there is something to do, until E_TIMEOUT; absent: never. */
   readonly stall?: number;
+  /** Aborts it. */
+  readonly signal?: AbortSignal;
   /** Called when it has ended, in whatever way. */
   readonly onClose?: () => void;
 }
@@ -41,16 +43,27 @@ export class RpcStream extends Duplex {
   #finishing = false;
   #finished = false;
   #confirm: ((error?: Error | null) => void) | undefined;
+  /** Packets that have not left yet, one more while some are being made. */
+  #writing = 0;
   /** Zeros that were written and are not sent yet. */
   #hole = 0;
   #timer: NodeJS.Timeout | undefined;
+  readonly #onAbort = (): void => {
+    this.destroy(new LabError("E_CANCELLED", "cancelled", { address: this.#client.address }));
+  };
 
   constructor(client: RpcClient, options: StreamOptions & { readonly procedure: number; readonly serial: number }) {
-    super({ readable: options.mode !== "write", writable: options.mode !== "read", highWaterMark: 1 << 18 });
+    super(sides(options.mode));
     this.#client = client;
     this.#serial = options.serial;
     this.#procedure = options.procedure;
     this.#options = options;
+    options.signal?.addEventListener("abort", this.#onAbort, { once: true });
+  }
+
+  /** The connection is gone. What had been confirmed before stays good, and can still be read. */
+  lose(error: LabError): void {
+    if (!this.#finished) this.destroy(error);
   }
 
   /** It never came to be: nothing is to be ended at the server. */
@@ -102,7 +115,7 @@ export class RpcStream extends Duplex {
       return;
     }
     this.#client.release(this);
-    if (!this.#eof) return;
+    if (!this.#eof || this.#options.mode === "write") return;
     if (this.#finished) this.push(null);
     else if (!this.#finishing) this.#finish(() => this.push(null));
     this.#progress();
@@ -112,7 +125,7 @@ export class RpcStream extends Duplex {
   #finish(done: (error?: Error | null) => void): void {
     this.#confirm = done;
     this.#finishing = true;
-    this.#client.sendStream(this.#serial, this.#procedure, MessageType.stream, Status.ok, EMPTY);
+    this.#packet(MessageType.stream, Status.ok, EMPTY);
     this.#progress();
   }
 
@@ -127,29 +140,100 @@ export class RpcStream extends Duplex {
       done(new LabError("E_LIBVIRT", `${this.#client.where} has ended the stream`, { address: this.#client.address }));
       return;
     }
-    const pieces = this.#options.sparse === true ? split(chunk) : [chunk];
-    let left: Buffer[] = [];
-    for (const piece of pieces) {
-      if (typeof piece === "number") this.#hole += piece;
-      else {
-        this.#sendHole();
-        left.push(...this.#sendData(piece));
+    let failed: Error | undefined;
+    const sent = (error?: Error | null): void => {
+      failed ??= error ?? undefined;
+      this.#writing--;
+      this.#progress();
+      if (this.#writing === 0) done(failed);
+    };
+    this.#writing = 1;
+    for (const piece of this.#options.sparse === true ? runs(chunk) : [chunk]) {
+      if (typeof piece === "number") {
+        this.#hole += piece;
+        continue;
+      }
+      this.#sendHole();
+      for (let at = 0; at < piece.length; at += STREAM_PAYLOAD_MAX) {
+        this.#writing++;
+        this.#packet(MessageType.stream, Status.continue, piece.subarray(at, at + STREAM_PAYLOAD_MAX), sent);
       }
     }
-    left = left.filter((packet) => packet.length > 0);
-    if (left.length === 0) {
+    sent();
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    if (this.#finished) {
       done();
       return;
     }
-    this.#progress();
-    let open = left.length;
-    let failed: Error | undefined;
-    for (const packet of left) {
-      this.#send(packet, (error) => {
-        failed ??= error ?? undefined;
-        this.#progress();
-        if (--open === 0) done(failed);
-      });
-    }
+    this.#sendHole();
+    this.#finish(done);
   }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    clearTimeout(this.#timer);
+    this.#options.signal?.removeEventListener("abort", this.#onAbort);
+    if (!this.#finished && this.#client.lost === undefined) this.#packet(MessageType.stream, Status.error, EMPTY);
+    this.#finished = true;
+    this.#arrived.length = 0;
+    this.#client.forget(this.#serial, this);
+    this.#options.onClose?.();
+    done(error);
+  }
+
+  #sendHole(): void {
+    if (this.#hole === 0) return;
+    const length = BigInt(this.#hole);
+    this.#hole = 0;
+    this.#packet(MessageType.hole, Status.continue, encode(hole, { length, flags: 0 }));
+  }
+
+  #packet(type: number, status: number, payload: Uint8Array, done?: (error?: Error | null) => void): void {
+    this.#client.sendStream(this.#serial, this.#procedure, type, status, payload, done);
+  }
+
+  /** Something moved: the wait for the next begins anew, where there is something to wait for. */
+  #progress(): void {
+    clearTimeout(this.#timer);
+    const { stall } = this.#options;
+    if (stall === undefined || this.destroyed) return;
+    const reading = this.#wanted && !this.#eof;
+    const ending = this.#finishing && !this.#finished;
+    if (!reading && !ending && this.#writing === 0) return;
+    this.#timer = setTimeout(() => {
+      this.destroy(
+        new LabError("E_TIMEOUT", `${this.#client.where}: nothing moved for ${stall / 1000} s`, {
+          address: this.#client.address,
+          retryable: true,
+          hint: "the host's disk or the network to it may be stuck; run again",
+        }),
+      );
+    }, stall);
+  }
+}
+
+function sides(mode: StreamOptions["mode"]): DuplexOptions {
+  const options = { readable: mode !== "write", writable: mode !== "read", highWaterMark: 1 << 18 };
+  return options;
+}
+
+/** Bytes, and lengths of the runs of zeros between them: whole blocks, as they lie in the chunk. */
+function runs(chunk: Buffer): (Buffer | number)[] {
+  const found: (Buffer | number)[] = [];
+  let dataFrom = 0;
+  let at = 0;
+  while (at < chunk.length) {
+    const end = Math.min(at + BLOCK, chunk.length);
+    if (chunk.compare(ZEROS, 0, end - at, at, end) !== 0) {
+      at = end;
+      continue;
+    }
+    if (at > dataFrom) found.push(chunk.subarray(dataFrom, at));
+    found.push(end - at);
+    at = end;
+    dataFrom = end;
+  }
+  if (at > dataFrom) found.push(chunk.subarray(dataFrom, at));
+  return found;
 }

@@ -162,7 +162,7 @@ export function remoteError(payload: Buffer, where: string, address: Address): L
   // An aborted stream may come without words.
   const sent = payload.length === 0 ? undefined : decode(errorShape, payload);
   const unknown =
-    sent?.domain === FROM_RPC && sent.code === VirErr.RPC && /^unknown procedure/.test(sent.message ?? "");
+    sent?.domain === FROM_RPC && sent.code === VirErr.RPC && (sent.message ?? "").startsWith("unknown procedure");
   const code = unknown ? VirErr.NO_SUPPORT : (sent?.code ?? VirErr.OPERATION_ABORTED);
   const message = sent?.message ?? "the operation was aborted";
   const name = NAMES.get(code);
