@@ -87,12 +87,13 @@ function schemaOf(key: string, entry: Entry, schema: Schema, spot: Spot, ctx: Ch
 }
 
 export function keyFits(key: string, entry: Entry, schema: Schema, ctx: CheckContext): boolean {
-  const length = codePoints(key);
+  const { minLength, maxLength } = schema;
+  const length = minLength === undefined && maxLength === undefined ? 0 : codePoints(key);
   const good =
     (schema.pattern === undefined || patternOf(schema.pattern).test(key)) &&
     (schema.enum === undefined || schema.enum.includes(key)) &&
-    length >= (schema.minLength ?? 0) &&
-    length <= (schema.maxLength ?? Number.POSITIVE_INFINITY);
+    length >= (minLength ?? 0) &&
+    length <= (maxLength ?? Number.POSITIVE_INFINITY);
   if (good) return true;
   const hint =
     schema.pattern === NAME_PATTERN

@@ -4,6 +4,7 @@ import { type CheckContext, mismatch, type Spot, type Walk } from "./check-base.
 import { scalarValue } from "./check-scalar.ts";
 import { entryOf, type SpecNode } from "./node.ts";
 import { Problems } from "./problems.ts";
+import { mayHoldReference } from "./reference.ts";
 import { typesOf } from "./types.ts";
 
 /**
@@ -17,6 +18,11 @@ export function checkUnions(
   ctx: CheckContext,
   walk: Walk,
 ): Value | undefined {
+  const before = ctx.problems.size;
+  if (schema.oneOf === undefined && schema.anyOf === undefined && schema.not === undefined) {
+    const value = walk.plain(node, schema, spot, ctx);
+    return ctx.problems.size > before ? undefined : value;
+  }
   const { oneOf, anyOf, not, ...own } = schema;
   const unions = [
     ...(oneOf === undefined ? [] : [{ branches: oneOf, exclusive: true }]),
@@ -25,7 +31,6 @@ export function checkUnions(
   // A union of types describes the value; one that only asks for keys adds a condition to a map described beside it.
   const shaped = unions.some(({ branches }) => branches.some((one) => (one.type ?? one.properties) !== undefined));
   const describes = unions.length === 0 || own.properties !== undefined || (own.type !== undefined && !shaped);
-  const before = ctx.problems.size;
   let value = describes ? walk.plain(node, own, spot, ctx) : undefined;
   if (ctx.problems.size > before || (describes && value === undefined)) return undefined;
   for (const { branches, exclusive } of unions) {
@@ -45,10 +50,20 @@ export function checkUnions(
 }
 
 function passes(node: SpecNode, branch: Schema, spot: Spot, ctx: CheckContext, walk: Walk): boolean {
+  if (lacksKey(node, branch)) return false;
   const problems = new Problems();
   const { scope, root, known } = ctx;
   walk.check(node, branch, spot, { problems, scope, root, ...(known !== undefined && { known }) });
   return problems.size === 0;
+}
+
+/** Seen without a walk: most branches are told apart by the keys that they ask for. */
+function lacksKey(node: SpecNode, branch: Schema): boolean {
+  if (node.type !== "map" || branch.required === undefined) return false;
+  const { entries } = node;
+  if (branch.required.every((key) => entries.has(key))) return false;
+  for (const key of entries.keys()) if (mayHoldReference(key)) return false;
+  return true;
 }
 
 function checkNot(node: SpecNode, not: Schema, spot: Spot, ctx: CheckContext, walk: Walk): void {

@@ -41,6 +41,8 @@ export class Expander {
   /** What `for_each` made of a name: for hints where the name alone is referred to. */
   readonly expanded = new Map<Address, Address[]>();
   readonly #ctx: ExpandContext;
+  /** By kind, the keys of its resources that are not its own: for suggestions. */
+  readonly #neighbours = new Map<Kind, readonly string[]>();
   #full = false;
 
   constructor(ctx: ExpandContext) {
@@ -205,6 +207,14 @@ export class Expander {
     return { own: { ...body, entries: own }, sections, spoken };
   }
 
+  #neighboursOf(kind: Kind): readonly string[] {
+    const known = this.#neighbours.get(kind);
+    if (known !== undefined) return known;
+    const made = [...optionsOf(kind).keys(), ...this.#ctx.tables.childrenOf(kind.kind).keys()];
+    this.#neighbours.set(kind, made);
+    return made;
+  }
+
   #draft(
     kind: Kind,
     address: Address,
@@ -215,16 +225,15 @@ export class Expander {
     parent: Draft | undefined,
     scope: Scope,
   ): Draft {
-    const { problems, tables, root, defaults } = this.#ctx;
+    const { problems, root, defaults } = this.#ctx;
     const references: Draft["references"][number][] = [];
     const refers: Draft["refers"][number][] = [];
     const places = new Map<string, Place>();
-    const neighbours = [...optionsOf(kind).keys(), ...tables.childrenOf(kind.kind).keys()];
     const ctx: CheckContext = {
       problems,
       scope,
       root,
-      neighbours,
+      neighbours: this.#neighboursOf(kind),
       onReference: (reference, at) => references.push({ reference, at }),
       onRefers: (of, target, at) => refers.push({ kind: of, name: target, at }),
       onPlace: (path, at) => path !== "" && places.set(path, at),

@@ -160,7 +160,7 @@ class Converter {
   readonly #source: SourceText;
   readonly #problems: Problems;
   readonly #anchors = new Map<string, SpecNode | "open">();
-  /** How many nodes there are below and including one, aliases followed. */
+  /** How many nodes there are below and including one, aliases followed; of those that were asked for. */
   readonly #sizes = new Map<SpecNode, number>();
   #borrowed = 0;
   #overflowed = false;
@@ -222,7 +222,7 @@ class Converter {
       );
       return undefined;
     }
-    this.#borrow(this.#sizes.get(target) ?? 1, place);
+    this.#borrow(this.#sizeOf(target), place);
     return this.#overflowed ? undefined : target;
   }
 
@@ -242,43 +242,42 @@ class Converter {
     if (!isScalar(node)) return undefined;
     const plain = (node.type === undefined || node.type === Scalar.PLAIN) && node.tag === undefined;
     const text = node.type === Scalar.PLAIN ? (node.source ?? "") : typeof node.value === "string" ? node.value : "";
-    const made: ScalarNode = { type: "scalar", text, plain, ...place };
-    this.#sizes.set(made, 1);
-    return made;
+    return { type: "scalar", text, plain, source: place.source, start: place.start, end: place.end };
+  }
+
+  #sizeOf(node: SpecNode): number {
+    if (node.type === "scalar") return 1;
+    const known = this.#sizes.get(node);
+    if (known !== undefined) return known;
+    let size = 1;
+    if (node.type === "list") for (const item of node.items) size += this.#sizeOf(item);
+    else for (const entry of node.entries.values()) size += this.#sizeOf(entry.value);
+    this.#sizes.set(node, size);
+    return size;
   }
 
   #list(node: YAMLSeq, place: Place): SpecNode | undefined {
     const items: SpecNode[] = [];
-    let size = 1;
     for (const item of node.items as (Node | Pair)[]) {
       // `[a: 1]` is a list of a map of one pair.
       if (!("range" in item)) {
-        const pair = this.#entries([item as Pair<Node, Node | null>], place);
-        items.push({ type: "map", entries: pair.entries, ...place });
-        size += pair.size + 1;
+        items.push({ type: "map", entries: this.#entries([item as Pair<Node, Node | null>], place), ...place });
         continue;
       }
       const made = this.convert(item);
-      if (made === undefined) continue;
-      items.push(made);
-      size += this.#sizes.get(made) ?? 1;
+      if (made !== undefined) items.push(made);
     }
-    const made: SpecNode = { type: "list", items, ...place };
-    this.#sizes.set(made, size);
-    return made;
+    return { type: "list", items, ...place };
   }
 
   #map(node: YAMLMap, place: Place): SpecNode {
-    const { entries, size } = this.#entries(node.items as Pair<Node, Node | null>[], place);
-    const made: SpecNode = { type: "map", entries, ...place };
-    this.#sizes.set(made, size);
-    return made;
+    const entries = this.#entries(node.items as Pair<Node, Node | null>[], place);
+    return { type: "map", entries, source: place.source, start: place.start, end: place.end };
   }
 
-  #entries(pairs: readonly Pair<Node, Node | null>[], owner: Place): { entries: Map<string, Entry>; size: number } {
+  #entries(pairs: readonly Pair<Node, Node | null>[], owner: Place): Map<string, Entry> {
     const entries = new Map<string, Entry>();
     const merged: MapNode[] = [];
-    let size = 1;
     for (const pair of pairs) {
       const at = pair.key === null ? owner : this.#placeOf(pair.key);
       const key = this.#key(pair.key, at);
@@ -301,18 +300,15 @@ class Converter {
         continue;
       }
       entries.set(key, { key, at, value });
-      size += this.#sizes.get(value) ?? 1;
     }
     for (const from of merged) {
       for (const [key, entry] of from.entries) {
         if (entries.has(key)) continue;
         entries.set(key, entry);
-        const cost = this.#sizes.get(entry.value) ?? 1;
-        size += cost;
-        this.#borrow(cost, owner);
+        this.#borrow(this.#sizeOf(entry.value), owner);
       }
     }
-    return { entries, size };
+    return entries;
   }
 
   #mergeSources(value: SpecNode, at: Place): MapNode[] {

@@ -62,24 +62,29 @@ export function redactDeep<T>(data: T, redact: (text: string) => string): T {
   return deep(data, redact) as T;
 }
 
+/** Copies only what changes: an event may hold a plan of thousands of resources, and seldom a secret. */
 function deep(data: unknown, redact: (text: string) => string): unknown {
   if (typeof data === "string") return redact(data);
   if (data === null || typeof data !== "object") return data;
   if (Array.isArray(data)) {
-    let changed = false;
-    const items = data.map((item: unknown) => {
+    let items: unknown[] | undefined;
+    for (let i = 0; i < data.length; i++) {
+      const item: unknown = data[i];
       const next = deep(item, redact);
-      changed ||= next !== item;
-      return next;
-    });
-    return changed ? items : data;
+      if (next !== item) (items ??= [...(data as unknown[])])[i] = next;
+    }
+    return items ?? data;
   }
-  let changed = false;
-  const entries = Object.entries(data).map(([key, item]): [string, unknown] => {
+  const map = data as Readonly<Record<string, unknown>>;
+  const keys = Object.keys(map);
+  let entries: [string, unknown][] | undefined;
+  for (const [i, key] of keys.entries()) {
+    const item = map[key];
     const next = deep(item, redact);
     const name = redact(key);
-    changed ||= next !== item || name !== key;
-    return [name, next];
-  });
-  return changed ? Object.fromEntries(entries) : data;
+    if (entries === undefined && next === item && name === key) continue;
+    entries ??= keys.slice(0, i).map((before) => [before, map[before]]);
+    entries.push([name, next]);
+  }
+  return entries === undefined ? data : Object.fromEntries(entries);
 }

@@ -316,7 +316,10 @@ export function mapTemplates(
     return (value as readonly Value[]).map((item, i) => mapTemplates(item, resolve, [...path, String(i)]));
   if (isMap(value)) {
     return Object.fromEntries(
-      Object.entries(value).map(([key, item]) => [key, mapTemplates(item, resolve, [...path, key])]),
+      Object.entries(value).map(([key, item]) => [
+        key,
+        typeof item === "object" && item !== null ? mapTemplates(item, resolve, [...path, key]) : item,
+      ]),
     );
   }
   return value;

@@ -23,6 +23,7 @@ import { absentReason, prevented, refreshVerdict, unreachable, updateReason } fr
 import { dig, type ReferenceSources, resolveMap } from "./resolve.ts";
 import {
   concealed,
+  concealedView,
   diffOf,
   driftOf,
   encodeObserved,
@@ -133,9 +134,7 @@ export class Decider {
 
   #resolve(resource: Resource, kind: PlanKind): { resolved: ValueMap; view: View } {
     const derived = this.#input.derived.get(resource.address) ?? {};
-    const plain: ValueMap = { ...resolveMap(resource.desired, this.sources()), ...derived };
-    const resolved = concealed(plain, kind);
-    return { resolved, view: viewOf(resolved, kind) };
+    return concealedView({ ...resolveMap(resource.desired, this.sources()), ...derived }, kind);
   }
 
   /** What is there, as far as it can be known: the contents of a machine that is yet to be made are not there. */

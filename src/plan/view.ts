@@ -24,6 +24,18 @@ export interface View {
   readonly unknown: ReadonlySet<string>;
 }
 
+type Properties = PlanKind["schema"]["properties"];
+const secretKeys = new WeakMap<Properties, readonly string[]>();
+
+/** The properties that a schema calls sensitive, whatever their values are. */
+function secretProperties(properties: Properties): readonly string[] {
+  const known = secretKeys.get(properties);
+  if (known !== undefined) return known;
+  const found = Object.entries(properties).flatMap(([key, one]) => (one["x-labctl"]?.sensitive === true ? [key] : []));
+  secretKeys.set(properties, found);
+  return found;
+}
+
 /** Splits a resolved value into plain data and the paths that are special. Parts that cannot be revealed are left out. */
 export function viewOf(value: ValueMap, kind: PlanKind | undefined): View {
   const sensitive = new Set<string>();
@@ -60,8 +72,8 @@ export function viewOf(value: ValueMap, kind: PlanKind | undefined): View {
     return out;
   };
   const plain = stripMap(value, "");
-  for (const [key, property] of Object.entries(kind?.schema.properties ?? {})) {
-    if (property["x-labctl"]?.sensitive === true && plain[key] !== undefined) sensitive.add(key);
+  if (kind !== undefined) {
+    for (const key of secretProperties(kind.schema.properties)) if (plain[key] !== undefined) sensitive.add(key);
   }
   return { plain, sensitive, unknown };
 }
@@ -71,11 +83,21 @@ export function viewOf(value: ValueMap, kind: PlanKind | undefined): View {
  * comes from a secret), so that no encoding shows them. What cannot be revealed stays as it is.
  */
 export function concealed(value: ValueMap, kind: PlanKind | undefined): ValueMap {
-  const { sensitive, plain } = viewOf(value, kind);
-  const secret = new Set([...sensitive, ...(kind?.taints?.(sensitive, plain) ?? [])]);
-  return Object.fromEntries(
+  return concealedView(value, kind).resolved;
+}
+
+/** The same, with its view. */
+export function concealedView(
+  value: ValueMap,
+  kind: PlanKind | undefined,
+): { readonly resolved: ValueMap; readonly view: View } {
+  const view = viewOf(value, kind);
+  const secret = new Set([...view.sensitive, ...(kind?.taints?.(view.sensitive, view.plain) ?? [])]);
+  if (secret.size === 0) return { resolved: value, view };
+  const resolved = Object.fromEntries(
     Object.entries(value).map(([key, item]) => [key, secret.has(key) && isRevealed(item) ? new Sensitive(item) : item]),
   );
+  return { resolved, view: viewOf(resolved, kind) };
 }
 
 function isRevealed(value: Value | undefined): value is Plain {
@@ -97,9 +119,7 @@ export function touches(paths: ReadonlySet<string>, path: string): boolean {
 /** Observed paths that must be kept as secret as the desired ones that they show. */
 export function observedTaints(kind: PlanKind, view: View): ReadonlySet<string> {
   const taints = new Set([...view.sensitive, ...(kind.taints?.(view.sensitive, view.plain) ?? [])]);
-  for (const [key, property] of Object.entries(kind.attributes.properties)) {
-    if (property["x-labctl"]?.sensitive === true) taints.add(key);
-  }
+  for (const key of secretProperties(kind.attributes.properties)) taints.add(key);
   return taints;
 }
 
