@@ -48,7 +48,7 @@ export function libvirtdUnavailable(): string | undefined {
 export interface LibvirtdOptions extends MachineOptions {
   /** Users who are in the group libvirt; default: all (`lab`). */
   readonly allowed?: readonly string[];
-  /** Further lines of libvirtd.conf and qemu.conf. */
+  /** Lines of libvirtd.conf and qemu.conf, in place of these here or besides. */
   readonly libvirtdConf?: readonly string[];
   readonly qemuConf?: readonly string[];
   /** Do not start it yet. */
@@ -81,24 +81,25 @@ export interface TestLibvirtd {
 
 const quote = (word: string): string => `'${word.replaceAll("'", String.raw`'\''`)}'`;
 
+/** Own lines, and those of the defaults that they do not set. */
+function conf(own: readonly string[] = [], defaults: readonly string[]): readonly string[] {
+  const key = (line: string): string => line.split("=")[0]?.trim() ?? "";
+  const set = new Set(own.map(key));
+  return [...defaults.filter((line) => !set.has(key(line))), ...own];
+}
+
 export async function startLibvirtd(options: LibvirtdOptions = {}): Promise<TestLibvirtd> {
   const why = libvirtdUnavailable();
   if (why !== undefined) throw new Error(why);
   const allowed = options.allowed ?? Object.keys(options.users ?? { lab: {} });
-  const libvirtdConf = [
+  const libvirtdConf = conf(options.libvirtdConf, [
     'unix_sock_group = "libvirt"',
     'unix_sock_ro_perms = "0777"',
     'unix_sock_rw_perms = "0770"',
     'auth_unix_rw = "none"',
-    ...(options.libvirtdConf ?? []),
-  ];
+  ]);
   // QEMU keeps the user libvirt-qemu, as on a real host.
-  const qemuConf = [
-    'security_driver = "none"',
-    "namespaces = [ ]",
-    "cgroup_controllers = [ ]",
-    ...(options.qemuConf ?? []),
-  ];
+  const qemuConf = conf(options.qemuConf, ['security_driver = "none"', "namespaces = [ ]", "cgroup_controllers = [ ]"]);
   const host = await startMachine({
     ...options,
     setup: [
@@ -121,7 +122,7 @@ export async function startLibvirtd(options: LibvirtdOptions = {}): Promise<Test
     return stdout.trim();
   };
   const run = (...argv: string[]): Promise<string> => inside(argv.map(quote).join(" "));
-  const PID = "$(cat /run/libvirtd.pid)";
+  const PID = "$(cat /run/libvirtd.pid 2>/dev/null)";
   const gone = `i=0; while kill -0 "$p" 2>/dev/null && [ $i -lt 1000 ]; do sleep 0.01; i=$((i+1)); done`;
   const virt: TestLibvirtd = {
     host,
@@ -132,7 +133,7 @@ export async function startLibvirtd(options: LibvirtdOptions = {}): Promise<Test
     // virsh comes back when all drivers are up, QEMU's capabilities included.
     async start() {
       await inside("pgrep -x virtlogd >/dev/null || virtlogd -d");
-      await inside("pgrep -x libvirtd >/dev/null || libvirtd -d");
+      await inside(`kill -0 ${PID} 2>/dev/null || libvirtd -d`);
       await inside(
         "i=0; until virsh -q -c qemu:///system version >/dev/null 2>&1; do i=$((i+1)); [ $i -lt 100 ] || { virsh -c qemu:///system version; exit 1; }; sleep 0.1; done",
       );

@@ -135,11 +135,19 @@ export class RpcClient {
     this.#listeners.set(message.number, (payload) => listener(decode(message.body, payload)));
   }
 
+  /** Tells the server that it is over, in its own words, and closes. Never fails. */
+  async leave<R>(goodbye: Procedure<void, R>, timeout: number): Promise<void> {
+    // A server may hang up before its answer is read.
+    this.#closing = true;
+    await this.call(goodbye, undefined, { timeout }).catch(() => undefined);
+    this.close();
+  }
+
   /** Ends the connection from here: what is still under way fails with E_CANCELLED. Never fails. */
   close(): void {
     if (this.#lost) return;
     this.#closing = true;
-    this.#finish(new LabError("E_CANCELLED", `${this.where}: the connection was closed`, { address: this.address }));
+    this.#finish(this.#closed());
     this.#socket.end();
     // A server that hangs does not answer the goodbye.
     const timer = setTimeout(() => this.#socket.destroy(), 1_000);
@@ -164,7 +172,12 @@ export class RpcClient {
     this.#send(
       { program: REMOTE_PROGRAM, version: PROGRAM_VERSION, procedure, type, serial, status },
       payload,
-      done && ((error) => done(error ? (this.#lost ?? error) : undefined)),
+      done &&
+        ((error) => {
+          // A socket tells who writes before it tells everybody.
+          if (error) this.#fail(error);
+          done(error ? this.#lost : undefined);
+        }),
     );
   }
 
@@ -330,8 +343,17 @@ export class RpcClient {
     this.#sign(KEEPALIVE_PING);
   }
 
+  #closed(): LabError {
+    return new LabError("E_CANCELLED", `${this.where}: the connection was closed`, { address: this.address });
+  }
+
   #fail(cause: Error | undefined): void {
     if (this.#lost) return;
+    if (this.#closing) {
+      this.#finish(this.#closed());
+      this.#socket.destroy();
+      return;
+    }
     const why = cause === undefined ? "its daemon ended it" : cause.message;
     const error = new LabError("E_LIBVIRT", `the connection to ${this.where} broke: ${why}`, {
       address: this.address,

@@ -83,13 +83,22 @@ async function attempt(
       }
     }
   }
-  if (!(failure instanceof LabError) || failure.code !== "E_SOCKET") throw failure;
-  throw new LabError("E_LIBVIRT", `${where(machine)} cannot be reached: ${failure.message}`, {
+  const refused = socketRefused(failure);
+  if (refused === undefined) throw failure;
+  throw new LabError("E_LIBVIRT", `${where(machine)} cannot be reached: ${refused.message}`, {
     address: machine.address,
-    cause: failure,
-    retryable: failure.retryable,
+    cause: refused,
+    retryable: refused.retryable,
     hint: "check that its daemon runs there (`systemctl status libvirtd virtqemud`), and that the login is in the group libvirt, or set `become:`",
   });
+}
+
+/** A program that copies finds out only when it has begun: then the connection broke for this reason. */
+function socketRefused(failure: unknown): LabError | undefined {
+  for (const error of failure instanceof LabError ? [failure, failure.cause] : []) {
+    if (error instanceof LabError && error.code === "E_SOCKET") return error;
+  }
+  return undefined;
 }
 
 async function handshake(

@@ -14,6 +14,8 @@ export interface OpenOptions extends ConnectOptions {
   readonly uri?: string;
 }
 
+const GOODBYE_MS = 2_000;
+
 /** An open connection to libvirt. Calls run side by side. When it breaks, all of them fail once, and {@link Libvirt.closed} says why. */
 export class Libvirt {
   readonly address: Address;
@@ -30,8 +32,8 @@ export class Libvirt {
     this.#client = client;
     const calls = {
       client,
-      aside: async ({ signal }: CallOptions): Promise<RpcClient> => {
-        const own = { ...options, ...(signal && { signal }) };
+      aside: async ({ signal, timeout }: CallOptions): Promise<RpcClient> => {
+        const own = { ...options, ...(signal && { signal }), ...(timeout !== undefined && { timeout }) };
         return (await connect(machine, uri, own, route)).client;
       },
     };
@@ -89,9 +91,7 @@ export class Libvirt {
 
   /** Says goodbye (for at most two seconds) and closes. Never fails. Streams that are open go on: they have connections of their own. */
   async close(): Promise<void> {
-    if (this.#client.lost) return;
-    await this.#client.call(call.connectClose, undefined, { timeout: 2_000 }).catch(() => undefined);
-    this.#client.close();
+    if (this.#client.lost === undefined) await this.#client.leave(call.connectClose, GOODBYE_MS);
   }
 }
 
