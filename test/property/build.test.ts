@@ -270,15 +270,17 @@ describe("a tree on a server", () => {
   const name = fc.constantFrom("a", "b c", "-n", "'q'", "d$x", "*", "e\\t");
   const path = fc.array(name, { minLength: 1, maxLength: 3 }).map((parts) => parts.join("/"));
   const content = fc.constantFrom("1", "2", "x:1", "x:2", "l:a", "l:nowhere", "");
-  const tree = fc
-    .dictionary(path, content, { maxKeys: 7 })
-    // A name is a file or a directory.
-    .map(
-      (files): Tree =>
-        Object.fromEntries(
-          Object.entries(files).filter(([one]) => !Object.keys(files).some((other) => other.startsWith(`${one}/`))),
-        ),
+  /** A name is a file or a directory: what stands in another's way goes. */
+  const consistent = (files: Tree): Tree =>
+    Object.fromEntries(
+      Object.entries(files).filter(([one]) => !Object.keys(files).some((other) => other.startsWith(`${one}/`))),
     );
+  const files = fc.dictionary(path, content, { maxKeys: 7 });
+  /** What a source was, and what it becomes: most often much of it stays. */
+  const trees = fc.tuple(files, files, fc.boolean()).map(([one, two, anew]): readonly [Tree, Tree] => {
+    const first = consistent(one);
+    return [first, consistent(anew ? two : { ...first, ...Object.fromEntries(Object.entries(two).slice(0, 2)) })];
+  });
 
   const write = (root: string, files: Tree): void => {
     rmSync(root, { recursive: true, force: true });
@@ -331,7 +333,7 @@ labctl_die() { echo "$*" >&2; exit 1; }`,
       return sent.length;
     };
     await fc.assert(
-      fc.asyncProperty(tree, tree, fc.boolean(), async (first, second, vandal) => {
+      fc.asyncProperty(trees, fc.boolean(), async ([first, second], vandal) => {
         const workdir = join(base, `w${serial++}`);
         const root = join(workdir, "source");
         mkdirSync(join(workdir, "trees"), { recursive: true });
