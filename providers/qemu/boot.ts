@@ -7,6 +7,7 @@ import type { BootReport, BootRequest, BootStreams } from "./boot-types.ts";
 import { commandScript, type GuestPlan, HOME, initScript } from "./guest-init.ts";
 import { type KernelImage, parseArch, readKernel } from "./image.ts";
 import {
+  type Accel,
   consoleArguments,
   type GuestDisk,
   type GuestPort,
@@ -92,7 +93,7 @@ export async function bootKernel(request: BootRequest, streams: BootStreams): Pr
         disks: root.disk === undefined ? [] : [root.disk],
         name: "labctl-boot",
       },
-      ports: portsFor(request),
+      ports: portsFor(request, features.serials.length),
       signal: streams.signal,
       ...(request.consoleLog !== undefined && { consoleLog: resolve(request.consoleLog) }),
     };
@@ -110,7 +111,7 @@ export async function bootKernel(request: BootRequest, streams: BootStreams): Pr
       machine,
       accel: accel.accel,
       accel_reason: accel.reason,
-      notes: [...sharing.notes, ...outcome.notes],
+      notes: [...machineNotes(machine, accel.accel), ...sharing.notes, ...outcome.notes],
       shares: sharing.mounts.map((mount) => ({
         path: mount.target,
         how: outcome.shares.get(mount.tag) ?? "unknown",
@@ -157,6 +158,12 @@ function machineFor(kernel: KernelImage, wanted: MachineType | undefined): Machi
       hint: "x86_64 has q35 and microvm, the others have virt",
     });
   }
+}
+
+/** What was found with QEMU 7.2 and Debian's kernel 6.1: with ACPI it finds no timer there, without ACPI no devices. */
+function machineNotes(machine: MachineType, accel: Accel): readonly string[] {
+  if (machine !== "microvm" || accel === "kvm") return [];
+  return ["a microvm without KVM has no timer that every kernel can use; q35 is the machine for emulation"];
 }
 
 interface Root {
@@ -221,8 +228,14 @@ function planFor(
   };
 }
 
+const SERIALS: readonly Omit<GuestPort, "socket">[] = [
+  { name: "serial.control", kind: "serial" },
+  { name: "serial.output", kind: "serial" },
+  { name: "serial.errors", kind: "serial" },
+];
+
 /** Control and errors in any case; data on a terminal, or as streams; serial lines for a guest without virtio. */
-function portsFor(request: BootRequest): readonly Omit<GuestPort, "socket">[] {
+function portsFor(request: BootRequest, serials: number): readonly Omit<GuestPort, "socket">[] {
   const data: readonly Omit<GuestPort, "socket">[] =
     request.terminal === undefined
       ? [
@@ -231,13 +244,7 @@ function portsFor(request: BootRequest): readonly Omit<GuestPort, "socket">[] {
           { name: "labctl.errors", kind: "port" },
         ]
       : [{ name: "labctl.tty", kind: "tty" }];
-  return [
-    { name: "labctl.control", kind: "port" },
-    ...data,
-    { name: "serial.control", kind: "serial" },
-    { name: "serial.output", kind: "serial" },
-    { name: "serial.errors", kind: "serial" },
-  ];
+  return [{ name: "labctl.control", kind: "port" }, ...data, ...SERIALS.slice(0, serials)];
 }
 
 /** `panic=-1`: a kernel that panics restarts at once, and QEMU ends in place of that. */

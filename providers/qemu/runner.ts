@@ -26,8 +26,8 @@ export interface Guest {
   readonly qmp: QmpClient;
   /** QEMU is gone, and what it had printed has been handed over. */
   readonly ended: Promise<Ended>;
-  /** The stream to a port, from the guest's first instruction on. */
-  port(name: string): Socket;
+  /** The stream to a port, from the guest's first instruction on; undefined where it was not asked for. */
+  port(name: string): Socket | undefined;
   /** Lets it run: until now not one instruction was executed. */
   start(): Promise<void>;
   /** Ends it now; resolves when nothing is left of it. Again does nothing. */
@@ -126,10 +126,8 @@ class RunningGuest implements Guest {
     return this.#running.pid;
   }
 
-  port(name: string): Socket {
-    const socket = this.#sockets.get(name);
-    if (socket === undefined) throw new RangeError(`the guest has no port ${name}`);
-    return socket;
+  port(name: string): Socket | undefined {
+    return this.#sockets.get(name);
   }
 
   start(): Promise<void> {

@@ -204,9 +204,9 @@ class Watch {
     this.#decide(this.#fatal === undefined ? { verdict: "lost" } : { verdict: "crashed", cause: this.#fatal });
   }
 
-  #lines(socket: Socket): void {
+  #lines(socket: Socket | undefined): void {
     let rest = "";
-    socket.setEncoding("utf8").on("data", (text: string) => {
+    socket?.setEncoding("utf8").on("data", (text: string) => {
       this.#sign = performance.now();
       rest += text;
       for (;;) {
@@ -260,7 +260,8 @@ class Watch {
     }
   }
 
-  #copy(socket: Socket, to: (chunk: Buffer) => Promise<void> | void): void {
+  #copy(socket: Socket | undefined, to: (chunk: Buffer) => Promise<void> | void): void {
+    if (socket === undefined) return;
     const copy = async (): Promise<void> => {
       for await (const chunk of socket) {
         this.#sign = performance.now();

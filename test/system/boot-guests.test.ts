@@ -1,4 +1,5 @@
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { execFileSync } from "node:child_process";
+import { copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -56,6 +57,33 @@ describe("arm64", () => {
     const { code, stdout } = await boot([image, "--initrd", initrd, "--", "mine"]);
     expect(stdout).toBe("mine aarch64\n");
     expect(code).toBe(3);
+  });
+});
+
+describe("a root of its own", () => {
+  it("is a disk image whose changes are thrown away", { timeout: 240_000 }, async () => {
+    const { image } = await debianKernel("x86_64");
+    const root = join(dir, "root");
+    for (const name of ["bin", "proc", "sys", "dev", "tmp", "run", "etc"])
+      await mkdir(join(root, name), { recursive: true });
+    await copyFile(await busyboxStatic(), join(root, "bin/busybox"));
+    for (const name of ["sh", "cat", "sync"]) await symlink("busybox", join(root, "bin", name));
+    await writeFile(join(root, "etc/who"), "the disk\n");
+    execFileSync("mke2fs", ["-q", "-t", "ext4", "-d", root, join(dir, "root.img"), "32M"], {
+      env: { PATH: `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin` },
+    });
+    const before = await readFile(join(dir, "root.img"));
+    const ran = await boot([
+      image,
+      "--root",
+      "root.img",
+      "--",
+      "sh",
+      "-c",
+      "cat /etc/who; echo x > /etc/new && cat /etc/new; sync",
+    ]);
+    expect(ran).toMatchObject({ stdout: "the disk\nx\n", code: 0 });
+    expect((await readFile(join(dir, "root.img"))).equals(before)).toBe(true);
   });
 });
 

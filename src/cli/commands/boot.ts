@@ -80,7 +80,13 @@ export function registerBoot(program: Command, host: Host): void {
     .option("--cpus <n>", "processors", (text) => countOption("--cpus", text), 2)
     .addOption(new Option("--memory <size>", "memory").argParser(sizeOption).default(1024 * 2 ** 20, "1GiB"))
     .option("--arch <arch>", "refuse another architecture than this: x86_64, arm64, arm, riscv64")
-    .addOption(new Option("--machine <type>", "QEMU's machine").choices(["q35", "microvm", "virt"]))
+    .addOption(
+      new Option("--machine <type>", "QEMU's machine; microvm is experimental, and for KVM").choices([
+        "q35",
+        "microvm",
+        "virt",
+      ]),
+    )
     .addOption(
       new Option("--accel <accel>", "how it runs (default: kvm where a trial guest runs under it)").choices([
         "kvm",
