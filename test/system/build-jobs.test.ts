@@ -127,6 +127,14 @@ describe("failures", () => {
   });
 });
 
+test("ccache is used where it is installed and not refused, from a place that builds share", async () => {
+  const there = (await host.exec("command -v ccache")).code === 0;
+  const log = async (version: string, ccache: boolean) =>
+    (await watch(machine, await request("ccache", 'echo "$CC" "$CCACHE_DIR"', { version, ccache }))).log;
+  expect(await log("1", true)).toBe(there ? `ccache /usr/bin/gcc ${WORKDIR}/ccache\n` : "/usr/bin/gcc \n");
+  expect(await log("2", false)).toBe("/usr/bin/gcc \n");
+});
+
 describe("ends", () => {
   test("cancelling kills all that the build started, wherever it hides", async () => {
     const abort = new AbortController();
