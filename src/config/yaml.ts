@@ -17,6 +17,7 @@ import {
 } from "yaml";
 import { type Entry, isNull, type MapNode, type Place, type ScalarNode, type SpecNode } from "./node.ts";
 import type { Problems } from "./problems.ts";
+import { readSimple } from "./simple-yaml.ts";
 import type { SourceText } from "./source.ts";
 
 /** Deepest nesting of maps and lists. What follows walks by recursion; no spec that people write comes near. */
@@ -32,6 +33,11 @@ export const ALIAS_LIMIT = 100_000;
  * Parses one file. Undefined where it is not YAML, or empty; `problems` says why. Never throws for what is in the text.
  */
 export function parseSpec(source: SourceText, problems: Problems): SpecNode | undefined {
+  return readSimple(source) ?? parseFully(source, problems);
+}
+
+/** The same by the library alone: all of YAML, and what is wrong with it. */
+export function parseFully(source: SourceText, problems: Problems): SpecNode | undefined {
   const documents = composeDocuments(source, problems);
   if (documents === undefined) return undefined;
   const [document, second] = documents;
