@@ -80,7 +80,7 @@ describe("QEMU without libvirt", () => {
   test("QEMU takes the command lines of machines of all sorts, and makes them", async () => {
     const kernel = { x86: (await debianKernel("x86_64")).image, arm: (await debianKernel("aarch64")).image };
     const models = fc
-      .sample(vmArbitrary({ definable: true, type: "vm" }), { numRuns: 60 })
+      .sample(vmArbitrary({ definable: true, type: "vm" }), { numRuns: 40 })
       .map((model, i) => placed(model, i, kernel));
     const queue = [...models.entries()];
     const failures: string[] = [];

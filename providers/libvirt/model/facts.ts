@@ -8,6 +8,8 @@ export interface HostCapabilities {
   /** Bytes. */
   readonly memory: number;
   readonly cpu_model?: string;
+  /** Frequency of its time stamp counter in Hz, where it has one that does not change. */
+  readonly tsc?: number;
   /** Sizes of pages, in bytes, that the host can make, with how many are set aside now. */
   readonly pages: readonly { readonly size: number; readonly count: number }[];
   readonly guests: readonly GuestCapabilities[];
@@ -51,6 +53,8 @@ export interface HostFacts {
   /** Whether KVM works, found by use: that libvirt offers it proves nothing. */
   readonly kvm: boolean;
   readonly domains: readonly DomainCapabilities[];
+  /** Clock of its processors in MHz (virNodeGetInfo). Moves on real machines; that of the time stamp counter on virtual ones. */
+  readonly mhz?: number;
 }
 
 /** The domain capabilities for a machine; undefined: they were not asked for, or the host has no such machine. */

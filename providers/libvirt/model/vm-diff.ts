@@ -1,5 +1,6 @@
 import type { Plain } from "../../../src/index.ts";
 import { machineFamily } from "./arch.ts";
+import { CLOCK_HINT } from "./vm-resolve.ts";
 import { type DiskModel, hasPci, type NicModel, type ShareModel, type VmModel } from "./vm.ts";
 
 /**
@@ -78,8 +79,11 @@ export function diffVm(desired: VmModel, observed: VmModel): VmChange[] {
     compare(`shares.${at}`, after && shareFields(after), before && shareFields(before), restart);
   });
 
-  for (const part of ["kernel", "initrd", "cmdline", "dtb"] as const) {
+  for (const part of ["kernel", "initrd", "dtb"] as const) {
     compare(`boot.${part}`, desired.boot?.[part], observed.boot?.[part], restart);
+  }
+  if (timeless(desired) !== timeless(observed)) {
+    compare("boot.cmdline", desired.boot?.cmdline, observed.boot?.cmdline, restart);
   }
   compare("firmware.type", desired.firmware.type, observed.firmware.type, restart);
   // A machine without UEFI has no secure boot to lose; that is said once.
@@ -107,12 +111,20 @@ export function diffVm(desired: VmModel, observed: VmModel): VmChange[] {
  * persistent one has wrong is put right without touching the machine; what only the running one has wrong waits for a restart.
  */
 export function diffRunningVm(desired: VmModel, running: VmModel, config: VmModel): VmChange[] {
-  const now = diffVm(desired, running);
+  // Memory is given back by the guest's balloon driver, when it has one and gets round to it: that libvirt asks for it is enough.
+  const asked = desired.memory.size === config.memory.size && desired.memory.size <= running.memory.max;
+  const now = diffVm(desired, running).filter((change) => !(asked && change.path === "memory.size"));
   const seen = new Set(now.map((change) => change.path));
   const later = diffVm(desired, { ...config, running: running.running, autostart: running.autostart })
     .filter((change) => !seen.has(change.path))
     .map((change): VmChange => (change.effect === "restart" ? { ...change, effect: "live" } : change));
   return [...now, ...later];
+}
+
+/** The command line without the frequency that labctl measured for a microvm: a slightly different one restarts nothing. */
+function timeless({ machine, boot }: VmModel): string | undefined {
+  if (hasPci({ machine })) return boot?.cmdline;
+  return boot?.cmdline?.replace(new RegExp(String.raw`\b${CLOCK_HINT}=\d+`), CLOCK_HINT);
 }
 
 function same(a: Plain | undefined, b: Plain | undefined): boolean {

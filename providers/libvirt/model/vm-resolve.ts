@@ -68,6 +68,7 @@ export function resolveVm(desired: VmDesired, context: VmContext): VmModel {
   const emulator = capabilities?.emulator ?? guestEmulator(facts, arch, container);
   const hugepages = hugepagesOf(desired.hugepages);
   const boot = bootOf(desired, context);
+  const clock = family === "microvm" && acceleration === "emulated" && arch === "x86_64" ? clockHint(facts) : undefined;
   const root = container ? desired.container : undefined;
   const vsock = desired.vsock === true ? 0 : typeof desired.vsock === "number" ? desired.vsock : undefined;
   if (desired.cloud_init !== undefined && context.seed === undefined) {
@@ -95,7 +96,7 @@ export function resolveVm(desired: VmDesired, context: VmContext): VmModel {
     disks: (desired.disks ?? []).map((disk, i) => diskOf(disk, i, desired.disks ?? [], context, wrong)),
     networks: (desired.networks ?? []).map((nic, i) => nicOf(nic, i, container, context, wrong)),
     shares: (desired.shares ?? []).map((share) => shareOf(share, container, capabilities?.filesystems, wrong)),
-    ...(boot !== undefined && { boot }),
+    ...(boot !== undefined && { boot: clock === undefined ? boot : withArgument(boot, ...clock) }),
     firmware: { type: firmware.type, secure_boot: firmware.secure_boot ?? false },
     console: log === undefined ? {} : { log },
     ...(root !== undefined && {
@@ -187,6 +188,26 @@ function bootOf({ boot }: VmDesired, context: VmContext): VmModel["boot"] {
     ...(boot.cmdline !== undefined && boot.cmdline !== "" && { cmdline: boot.cmdline }),
     ...(boot.dtb !== undefined && { dtb: context.placed(boot.dtb) }),
   };
+}
+
+/** How a kernel is told the frequency of its time stamp counter. */
+export const CLOCK_HINT = "tsc_early_khz";
+
+/**
+ * A microvm has no clock but its processor's to tell the time by, and a kernel measures that one's frequency against a timer that is
+ * too coarse when the host is busy: emulated, it then stands still for ever. The emulated counter runs as the host's does, whose
+ * frequency libvirt knows where there is KVM; elsewhere (on virtual hosts) it is that of the processor.
+ */
+function clockHint({ host, mhz }: HostFacts): readonly [name: string, value: string] | undefined {
+  const megahertz = host.tsc === undefined ? mhz : Math.round(host.tsc / 1e6);
+  return megahertz === undefined ? undefined : [CLOCK_HINT, String(megahertz * 1000)];
+}
+
+/** The kernel's command line with one more argument, unless it has one of that name. */
+function withArgument(boot: NonNullable<VmModel["boot"]>, name: string, value: string): NonNullable<VmModel["boot"]> {
+  const words = boot.cmdline?.split(/\s+/) ?? [];
+  if (words.some((word) => word.startsWith(`${name}=`))) return boot;
+  return { ...boot, cmdline: [...(boot.cmdline === undefined ? [] : [boot.cmdline]), `${name}=${value}`].join(" ") };
 }
 
 /** In the folder that every libvirt has for QEMU's logs: its log daemon makes none. */

@@ -17,11 +17,14 @@ export function parseCapabilities(xml: string): HostCapabilities {
     if (size !== undefined && !counts.has(size)) counts.set(size, 0);
   }
   const model = textAt(host, "cpu", "model");
+  const counter = all(find(host, "cpu"), "counter").find((one) => one.attrs["name"] === "tsc");
+  const tsc = wholeNumber(counter?.attrs["frequency"]);
   return {
     arch: archOf(textAt(host, "cpu", "arch") ?? ""),
     cpus: cells.reduce((sum, cell) => sum + all(find(cell, "cpus"), "cpu").length, 0),
     memory: cells.reduce((sum, cell) => sum + (bytesAt(cell, ["memory"]) ?? 0), 0),
     ...(model !== undefined && { cpu_model: model }),
+    ...(tsc !== undefined && { tsc }),
     pages: [...counts].map(([size, count]) => ({ size, count })).sort((a, b) => a.size - b.size),
     guests: all(root, "guest").flatMap(guestOf),
   };
