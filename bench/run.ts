@@ -3,6 +3,7 @@
 import { cpus, totalmem } from "node:os";
 import { benchArtifactUpload } from "./artifact-upload.ts";
 import { benchEngine } from "./engine.ts";
+import { benchLibvirtStats } from "./libvirt-stats.ts";
 import type { Line, Report } from "./measure.ts";
 import { benchSpec } from "./spec.ts";
 import { benchSsh } from "./ssh.ts";
@@ -13,6 +14,7 @@ const benches: Readonly<Record<string, () => Promise<Report>>> = {
   spec: benchSpec,
   startup: benchStartup,
   ssh: benchSsh,
+  "libvirt-stats": benchLibvirtStats,
   "artifact-upload": benchArtifactUpload,
 };
 

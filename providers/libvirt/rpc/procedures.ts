@@ -148,6 +148,11 @@ const TABLE = {
   networkGetXmlDesc: proc(43, struct({ network, flags }), struct({ xml: string })),
   networkGetAutostart: proc(44, onNetwork, struct({ autostart: flag })),
   networkSetAutostart: proc(48, struct({ network, autostart: flag }), nothing),
+  networkUpdate: proc(
+    291,
+    struct({ network, command: uint, section: uint, parentIndex: int, xml: string, flags }),
+    nothing,
+  ),
   networkIsActive: proc(152, onNetwork, struct({ active: flag })),
   networkIsPersistent: proc(153, onNetwork, struct({ persistent: flag })),
   networkGetBridgeName: proc(45, onNetwork, struct({ name: string })),
