@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type CliResult, labctl, spawnLabctl } from "../support/cli.ts";
+import { type CliProcess, type CliResult, labctl, spawnLabctl } from "../support/cli.ts";
 import { brokenInit, busyboxInitramfs, busyboxStatic, debianKernel, garbageImage } from "../support/kernels.ts";
 
 /** Emulated, on a machine that does other things too. */
@@ -57,6 +57,16 @@ async function gone(text: string, within = 5000): Promise<number[]> {
     await sleep(50);
   }
   return processesWith(text);
+}
+
+/** Until the command speaks; rejects with all that was said where labctl ends before. */
+async function running(child: CliProcess): Promise<void> {
+  let ended = false;
+  void child.done.catch(() => undefined).then(() => (ended = true));
+  while (!child.stdout.includes("running")) {
+    if (ended) throw new Error(`it ended before its command began: ${child.stdout}${child.stderr}`);
+    await sleep(50);
+  }
 }
 
 describe("a command in a guest", () => {
@@ -279,7 +289,7 @@ describe("a machine that does not come up", () => {
         timeout: BOOT,
       },
     );
-    while (!child.stdout.includes("running")) await sleep(50);
+    await running(child);
     // Quiet for longer than that: not a hang.
     await sleep(11_000);
     expect(child.stderr).toBe("");
@@ -342,7 +352,7 @@ describe("nothing is left behind", () => {
         env: { ...env, TMPDIR: place },
         timeout: BOOT,
       });
-      while (!child.stdout.includes("running")) await sleep(50);
+      await running(child);
       const names = processesWith(place).map((pid) => readFileSync(`/proc/${pid}/comm`, "utf8").trim());
       expect(names).toContain("qemu-system-x86");
       expect(names).toContain("virtiofsd");
