@@ -75,6 +75,7 @@ export {
 export {
   type Amounts,
   type Candidate,
+  cordonOf,
   type MachineStatus,
   nextCandidate,
   type Ranked,

@@ -158,7 +158,7 @@ class Construction {
 
   /** A server that has room and makes this very build; waits for one. */
   async #offer(digest: string | undefined, sticky: string | undefined, last: LabError | undefined): Promise<Offer> {
-    for (let waited = 0; ; waited += POLL_MS) {
+    for (;;) {
       const servers = await buildServers(this.#ctx, wantedOf(this.#desired), { fresh: true });
       const { request, selection } = selectionOf(this.#address, this.#desired, servers, sticky);
       const offers = offersOf(this.#prepared, servers, selection).filter(
@@ -340,32 +340,33 @@ build drops the reference to it; \`labctl artifact gc\` removes what nothing ref
     const prepared = await prepareBuild(ctx, desired, item.sensitive, servers);
     const commit = prepared.commit === undefined ? {} : { commit: prepared.commit };
     const digest = await settle(ctx, offersOf(prepared, servers, selection), selection);
-    return { ...commit, ...(digest !== undefined && { digest }) };
+    // Which compiler will do it may be known only once the server has it.
+    return { ...commit, digest };
   },
 
   async readMany(ctx, items) {
     const readings = new Map<Address, Reading<BuildObserved>>();
     for (const item of items) {
       const { digest } = item.desired;
-      if (digest !== undefined || item.unknown.size > 0) {
-        readings.set(item.address, await read(ctx, digest ?? item.prior?.observed?.digest));
-        continue;
+      if (digest === undefined) {
+        // No server could be asked for its compiler, so nobody can say which build this is.
+        const servers = await buildServers(ctx, wantedOf(item.desired));
+        if (servers.length > 0 && servers.every((one) => one.candidate.status !== "online")) {
+          const { request, selection } = selectionOf(item.address, item.desired, servers, undefined);
+          readings.set(item.address, { is: "unreachable", why: selectionError(request, selection) });
+          continue;
+        }
       }
-      // No server could be asked for its compiler, so nobody can say which build this is.
-      const servers = await buildServers(ctx, wantedOf(item.desired));
-      const { request, selection } = selectionOf(item.address, item.desired, servers, undefined);
-      const out = servers.every((one) => one.candidate.status !== "online");
-      if (servers.length > 0 && out)
-        readings.set(item.address, { is: "unreachable", why: selectionError(request, selection) });
-      else readings.set(item.address, { is: "absent" });
+      readings.set(item.address, await read(ctx, digest ?? item.prior?.observed?.digest));
     }
     return readings;
   },
 
-  diff: ({ desired, observed }) =>
-    desired.digest === undefined || desired.digest === observed.digest
-      ? []
-      : [{ path: "digest", before: observed.digest, after: desired.digest }],
+  diff({ desired, observed, unknown }) {
+    if (unknown.has("digest")) return [{ path: "digest", before: observed.digest }];
+    if (desired.digest === undefined || desired.digest === observed.digest) return [];
+    return [{ path: "digest", before: observed.digest, after: desired.digest }];
+  },
 
   async reconcile(ctx, item) {
     const { desired } = item;

@@ -1,6 +1,7 @@
 import {
   type Address,
   type Candidate,
+  cordonOf,
   type InventoryEntry,
   type KindContext,
   lastSegment,
@@ -87,7 +88,7 @@ async function describeServer(
     min_free_disk: minFreeOf(desired),
     on_low_disk: desired.on_low_disk ?? "refuse",
   } as const;
-  const cordon = cordonOf(host);
+  const cordon = cordonOf(host, Date.now());
   try {
     let state = await look(ctx, address, workdir, fresh);
     let compiler = compilerFor(state.report.toolchains, wanted.toolchain, wanted.arch);
@@ -107,7 +108,7 @@ async function describeServer(
         status: cordon === undefined ? "online" : "maintenance",
         ...(cordon !== undefined && { why: cordon }),
         arch: state.arch,
-        also: [...new Set(found.map((one) => one.arch))],
+        also: [...new Set([...found, ...declared(desired, wanted)].map((one) => one.arch))],
         total: {
           cpus: capacity.cores,
           memory: capacity.memory,
@@ -121,6 +122,7 @@ async function describeServer(
         },
         load: capacity.load / capacity.cores,
         toolchains: [
+          ...declared(desired, wanted),
           ...found.map(({ name, arch, version }) => ({ name, arch, version })),
           ...(compiler === undefined ? [] : [{ name: wanted.toolchain, arch: wanted.arch, version: compiler.version }]),
         ],
@@ -134,6 +136,17 @@ async function describeServer(
       candidate: { ...base, ...unseen(entry, host, wanted, cordon, error), total: {}, reserved: {} },
     };
   }
+}
+
+/** A toolchain that the spec says will be there, though it is not yet: the apply that brings it goes first. */
+function declared(
+  desired: Partial<ServerDesired>,
+  wanted: { readonly toolchain: string; readonly arch: string },
+): NonNullable<Candidate["toolchains"]> {
+  const matches = (desired.toolchains ?? []).some(
+    (one) => one.arch === wanted.arch && (one.name === wanted.toolchain || one.name.endsWith(`-${wanted.toolchain}`)),
+  );
+  return matches ? [{ name: wanted.toolchain, arch: wanted.arch, version: "" }] : [];
 }
 
 /** A server that cannot be looked at: what the spec says of it, and what was last seen, tell whether it could do at all. */
@@ -179,20 +192,6 @@ function labelsOf(host: InventoryEntry | undefined): Pick<Candidate, "labels" | 
       }),
     ...(group !== undefined && { group }),
   };
-}
-
-/** Why nothing new goes to a host: what the spec says, or a hold that was set at run time. */
-export function cordonOf(host: InventoryEntry | undefined, now: number = Date.now()): string | undefined {
-  const said = host?.desired["maintenance"];
-  if (said === true) return "the spec says so";
-  if (said !== null && typeof said === "object" && !Array.isArray(said)) {
-    const { reason, until } = said as Readonly<Record<string, Plain>>;
-    if (typeof until !== "string" || !(Date.parse(until) <= now)) return text(reason) ?? "the spec says so";
-  }
-  const hold = host?.hold;
-  if (hold === undefined) return undefined;
-  if (hold.until !== undefined && Date.parse(hold.until) <= now) return undefined;
-  return `${hold.why} (${hold.who})`;
 }
 
 function text(value: Plain | undefined): string | undefined {

@@ -2,11 +2,12 @@ import type { Kind, Provider } from "../provider/index.ts";
 
 /** The providers that come with labctl, loaded when they are first needed. */
 export async function builtinProviders(): Promise<readonly Provider[]> {
-  const [{ hostProvider }, { buildProvider }] = await Promise.all([
+  const [{ hostProvider }, { buildProvider }, { libvirtProvider }] = await Promise.all([
     import("../../providers/host/index.ts"),
     import("../../providers/build/index.ts"),
+    import("../../providers/libvirt/index.ts"),
   ]);
-  return [hostProvider, buildProvider];
+  return [hostProvider, buildProvider, libvirtProvider];
 }
 
 export async function builtinKinds(): Promise<readonly Kind[]> {

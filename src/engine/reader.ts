@@ -27,7 +27,7 @@ export interface ReadInput {
 
 export interface ReadResult {
   readonly readings: Readings;
-  readonly derived: ReadonlyMap<Address, Record<string, Plain>>;
+  readonly derived: ReadonlyMap<Address, Record<string, Plain | undefined>>;
 }
 
 type PlainMap = Record<string, Plain>;
@@ -52,7 +52,7 @@ export async function readAll(input: ReadInput): Promise<ReadResult> {
     const key = `${kind.kind} ${item.parent ?? ""}`;
     const group = groups.get(key) ?? { kind, items: [] };
     const more = derived.get(item.address);
-    group.items.push(more === undefined ? item : { ...item, desired: { ...item.desired, ...more } });
+    group.items.push(more === undefined ? item : withDerived(item, more));
     groups.set(key, group);
     byMachine.set(machine, groups);
   }
@@ -96,8 +96,8 @@ async function readGroup(
 async function prepareAll(
   input: ReadInput,
   items: ReadonlyMap<Address, { kind: Kind; item: Item<PlainMap, PlainMap> }>,
-): Promise<Map<Address, PlainMap>> {
-  const derived = new Map<Address, PlainMap>();
+): Promise<Map<Address, Record<string, Plain | undefined>>> {
+  const derived = new Map<Address, Record<string, Plain | undefined>>();
   const queue = [...items.values()].filter(
     ({ kind, item }) => kind.prepare !== undefined && input.resources.has(item.address),
   );
@@ -106,7 +106,7 @@ async function prepareAll(
       const { kind, item } = next;
       try {
         const more = await kind.prepare?.(input.context(item.address, input.signal), item);
-        if (more !== undefined && Object.keys(more).length > 0) derived.set(item.address, more as PlainMap);
+        if (more !== undefined && Object.keys(more).length > 0) derived.set(item.address, more);
       } catch (error) {
         const at = input.resources.get(item.address)?.at;
         const lab = toLabError(error).atAddress(item.address);
@@ -123,6 +123,20 @@ async function prepareAll(
   };
   await Promise.all(Array.from({ length: 16 }, worker));
   return derived;
+}
+
+/** The item with what was derived; what is known only after apply is named, and absent. */
+function withDerived(
+  item: Item<PlainMap, PlainMap>,
+  derived: Readonly<Record<string, Plain | undefined>>,
+): Item<PlainMap, PlainMap> {
+  const desired: PlainMap = { ...item.desired };
+  const unknown = new Set(item.unknown);
+  for (const [key, value] of Object.entries(derived)) {
+    if (value === undefined) unknown.add(key);
+    else desired[key] = value;
+  }
+  return { ...item, desired, unknown };
 }
 
 function itemFor(input: ReadInput, address: Address): { kind: Kind; item: Item<PlainMap, PlainMap> } | undefined {

@@ -13,6 +13,8 @@ import {
   type Resource,
   type Row,
   sameEncoded,
+  Template,
+  Unknown,
   Sensitive,
   type Value,
   type ValueMap,
@@ -133,7 +135,12 @@ export class Decider {
   }
 
   #resolve(resource: Resource, kind: PlanKind): { resolved: ValueMap; view: View } {
-    const derived = this.#input.derived.get(resource.address) ?? {};
+    const derived = Object.fromEntries(
+      Object.entries(this.#input.derived.get(resource.address) ?? {}).map(([key, value]) => [
+        key,
+        value ?? new Unknown(new Template([])),
+      ]),
+    );
     return concealedView({ ...resolveMap(resource.desired, this.sources()), ...derived }, kind);
   }
 

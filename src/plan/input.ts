@@ -38,8 +38,8 @@ export interface PlanInput {
   readonly soft: ReadonlyMap<Address, readonly Address[]>;
   readonly selected: ReadonlySet<Address>;
   readonly readings: Readings;
-  /** What prepare() derived, by address. */
-  readonly derived: ReadonlyMap<Address, Record<string, Plain>>;
+  /** What prepare() derived, by address; undefined: known only after apply. */
+  readonly derived: ReadonlyMap<Address, Record<string, Plain | undefined>>;
   readonly kinds: ReadonlyMap<string, PlanKind>;
   readonly secret: (name: string) => Value | undefined;
   readonly secrets: Readonly<Record<string, SecretSource>>;

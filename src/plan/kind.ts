@@ -11,6 +11,8 @@ export interface PlanKind {
 }
 
 export interface PlanSchema {
+  /** Attributes that a kind's own resources name. */
+  readonly additionalProperties?: unknown;
   readonly properties: {
     readonly [key: string]: {
       readonly "x-labctl"?: {

@@ -220,9 +220,12 @@ export function encodeObserved(
   taints: ReadonlySet<string>,
   seal: Seal,
 ): Plain {
-  const known = Object.fromEntries(
-    Object.entries(observed).filter(([key]) => kind.attributes.properties[key] !== undefined),
-  );
+  const { properties, additionalProperties } = kind.attributes;
+  // Some kinds have attributes that their own resources name.
+  const open = additionalProperties !== undefined && additionalProperties !== false;
+  const known = open
+    ? observed
+    : Object.fromEntries(Object.entries(observed).filter(([key]) => properties[key] !== undefined));
   return encodeValue(wrapObserved(known, taints), seal);
 }
 

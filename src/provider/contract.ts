@@ -223,8 +223,11 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
   /** What it did cannot be taken back; a rollback says so before the start. */
   readonly irreversible?: boolean;
 
-  /** Controller-side work before planning: digests of local files. Returns the derived properties. */
-  prepare?(ctx: KindContext, item: Item<D, O>): Promise<Partial<D>>;
+  /**
+   * Work before planning that changes nothing: digests of local files, a branch as a commit. Returns the derived properties; one that
+   * is there and undefined is known only after apply. Called again at apply, when it must be known and the same.
+   */
+  prepare?(ctx: KindContext, item: Item<D, O>): Promise<{ readonly [K in keyof D]?: D[K] | undefined }>;
   /** What one operation holds. */
   limits?(desired: D, address: Address): readonly Semaphore[];
   /**

@@ -1,3 +1,4 @@
+export { cordonOf } from "./cordon.ts";
 export { createLeaseTable, type LeaseRequest, type LeaseTable, type LeaseTableOptions } from "./leases.ts";
 export {
   type Amounts,

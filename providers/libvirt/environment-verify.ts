@@ -1,0 +1,155 @@
+import { type ConsoleEvent, LabError, type Machine, sh, watchConsole } from "../../src/index.ts";
+
+export type Ready = "init" | "login" | { readonly marker: string };
+
+export interface VerifyOptions {
+  readonly address: string;
+  /** File on the host that records the console. */
+  readonly console: string;
+  readonly ready: Ready;
+  /** What the kernel must say that it is. */
+  readonly release?: string;
+  /** Milliseconds. */
+  readonly timeout: number;
+  readonly silence: number;
+  readonly signal: AbortSignal;
+  readonly onConsole: (chunk: Buffer) => void;
+  readonly onStep: (title: string) => void;
+  /** Whether the machine still runs: one that stopped does not become ready. */
+  readonly running: () => Promise<boolean>;
+}
+
+export interface Verified {
+  readonly release: string | undefined;
+  /** Defects that the kernel survived. */
+  readonly defects: readonly ConsoleEvent[];
+}
+
+/** A kernel that is up for so long after its sign of life without dying counts as up. Milliseconds. */
+const SETTLE = 1_000;
+const CHECK = 1_000;
+const LINES = 12;
+
+/** True where this event is what the environment waits for. */
+export function isReady(event: ConsoleEvent, ready: Ready): boolean {
+  if (ready === "init") return event.kind === "init" || event.kind === "login" || event.kind === "marker";
+  return ready === "login" ? event.kind === "login" : event.kind === "marker";
+}
+
+export function watcherOptions(ready: Ready): { readonly markers?: readonly string[] } {
+  return typeof ready === "object" ? { markers: [ready.marker] } : {};
+}
+
+/**
+ * Follows a console from its first byte until the machine is up, or will not be: a panic, a hang, silence, a machine that stopped and
+ * a kernel that is another one are seen at once. Rejects with E_BOOT_CRASHED, E_BOOT_HUNG, E_MISMATCH, E_CANCELLED.
+ */
+export async function verifyBoot(machine: Machine, options: VerifyOptions): Promise<Verified> {
+  const { address, ready } = options;
+  const ended = new AbortController();
+  const defects: ConsoleEvent[] = [];
+  let verdict: LabError | "up" | undefined;
+  let settled: NodeJS.Timeout | undefined;
+  const decide = (what: LabError | "up"): void => {
+    verdict ??= what;
+    ended.abort();
+  };
+  const fail = (code: "E_BOOT_CRASHED" | "E_BOOT_HUNG", event: { title: string; lines: readonly string[] }): void =>
+    decide(bootError(code, address, event.title, event.lines));
+  const watched = watchConsole({ ...watcherOptions(ready), silence: options.silence }, (event) => {
+    if (event.kind === "silence") return fail("E_BOOT_HUNG", event);
+    if (event.severity === "fatal") return fail("E_BOOT_CRASHED", event);
+    if (event.severity === "error") defects.push(event);
+    options.onStep(event.title);
+    if (isReady(event, ready)) settled ??= setTimeout(() => decide("up"), ready === "init" ? SETTLE : 0);
+  });
+  const late = setTimeout(() => {
+    const tail = watched.watcher.tail(LINES);
+    fail("E_BOOT_HUNG", { title: `not up after ${Math.round(options.timeout / 1000)} s`, lines: tail });
+  }, options.timeout);
+  const alive = setInterval(() => {
+    void options.running().then(
+      (running) => {
+        if (running || ended.signal.aborted) return;
+        // What it said last may still be on its way.
+        setTimeout(
+          () => fail("E_BOOT_CRASHED", { title: "the machine stopped", lines: watched.watcher.tail(LINES) }),
+          SETTLE,
+        );
+      },
+      () => undefined,
+    );
+  }, CHECK);
+  try {
+    await machine.exec(sh`tail -c +1 -F -- ${options.console} 2>/dev/null`, {
+      signal: AbortSignal.any([options.signal, ended.signal]),
+      timeout: options.timeout + 30_000,
+      keep: 0,
+      onStdout: (chunk) => {
+        options.onConsole(chunk);
+        watched.write(chunk);
+      },
+    });
+  } catch (error) {
+    if (verdict === undefined) throw error;
+  } finally {
+    clearTimeout(late);
+    clearTimeout(settled);
+    clearInterval(alive);
+    watched.close();
+  }
+  if (verdict === undefined) {
+    throw new LabError("E_DISCONNECTED", `${address}: its console cannot be followed any more`, {
+      address,
+      retryable: true,
+    });
+  }
+  if (verdict !== "up") throw verdict;
+  const { release } = watched.watcher.status;
+  requireRelease(address, options.release, release);
+  return { release, defects };
+}
+
+/** The right kernel, or none: what booted is compared with what was placed. */
+function requireRelease(address: string, wanted: string | undefined, found: string | undefined): void {
+  if (wanted === undefined || found === wanted) return;
+  if (found === undefined) return;
+  throw new LabError("E_MISMATCH", `${address}: the kernel that came up is ${found}, and ${wanted} was placed`, {
+    address,
+    hint: "look at the boot loader and the disk that it boots from, or at `boot: { release }`",
+  });
+}
+
+function bootError(
+  code: "E_BOOT_CRASHED" | "E_BOOT_HUNG",
+  address: string,
+  title: string,
+  lines: readonly string[],
+): LabError {
+  const shown = lines.length === 0 ? "its console said nothing" : lines.slice(0, LINES).join("\n");
+  return new LabError(code, `${address}: ${title}\n${shown}`, {
+    address,
+    hint: `the whole console is in the run's log: labctl logs last ${address}`,
+  });
+}
+
+export interface ConsoleReading {
+  readonly ready: boolean;
+  readonly release: string | undefined;
+  readonly problem: string | undefined;
+}
+
+/** What a recorded console says of the machine. Pure. */
+export function readConsole(recorded: Buffer, ready: Ready): ConsoleReading {
+  let up = false;
+  let problem: string | undefined;
+  const watched = watchConsole(watcherOptions(ready), (event) => {
+    if (event.kind === "kernel") up = false;
+    if (event.severity === "fatal") problem = event.title;
+    if (isReady(event, ready)) up = true;
+  });
+  watched.write(recorded);
+  watched.close();
+  const { release } = watched.watcher.status;
+  return { ready: up && problem === undefined, release, problem };
+}

@@ -1,0 +1,306 @@
+import {
+  type Address,
+  defineKind,
+  type Item,
+  type KindContext,
+  LabError,
+  type Machine,
+  nextCandidate,
+  type OperationContext,
+  parseSize,
+  type Reading,
+  type ReconcileItem,
+  selectionError,
+  sh,
+} from "../../src/index.ts";
+import { clear, deploy, type Deployment, ENVIRONMENTS, findDomain, stop } from "./environment-deploy.ts";
+import { bootImages, derivedDigests, digestOf } from "./environment-images.ts";
+import {
+  environmentAttributes,
+  type EnvironmentDesired,
+  type EnvironmentObserved,
+  environmentSchema,
+} from "./environment-model.ts";
+import { selectHost } from "./environment-select.ts";
+import { readConsole, type Ready } from "./environment-verify.ts";
+import { qemuHost, type QemuHost } from "./host-facts.ts";
+import type { Domain } from "./rpc/index.ts";
+import { observeDomain } from "./xml/domain-observe.ts";
+
+type EnvironmentItem = Item<EnvironmentDesired, EnvironmentObserved>;
+
+/** Of a host, not of what is booted on it: another host may do. */
+const OF_THE_HOST = new Set([
+  "E_LIBVIRT",
+  "E_CONNECT",
+  "E_DISCONNECTED",
+  "E_TIMEOUT",
+  "E_DISK_FULL",
+  "E_SUDO",
+  "E_AUTH",
+  "E_SOCKET",
+]);
+/** Most of a console that is read back: a boot's worth. Bytes. */
+const CONSOLE = 1 << 20;
+
+function readyOf(desired: Pick<EnvironmentDesired, "boot">): Ready {
+  return desired.boot.ready ?? "init";
+}
+
+/** Where it may be: where it was last seen, where an interrupted deployment was, and every other host of the lab. */
+function whereabouts(ctx: KindContext, item: EnvironmentItem): Address[] {
+  const said = item.prior?.checkpoint?.data;
+  const interrupted =
+    said !== null && typeof said === "object" && !Array.isArray(said) ? said["host" as never] : undefined;
+  const known = [item.prior?.observed?.host, typeof interrupted === "string" ? (interrupted as string) : undefined];
+  const others = item.prior === undefined ? [] : ctx.inventory.all("qemu_host").map((one) => one.parent);
+  return [...new Set([...known, ...others])].filter((one): one is Address => one !== undefined);
+}
+
+async function observe(ctx: KindContext, host: QemuHost, domain: Domain, ready: Ready): Promise<EnvironmentObserved> {
+  const options = { signal: ctx.signal };
+  const { domains } = host.libvirt;
+  const running = await domains.isActive(domain, options);
+  const model = observeDomain(await domains.xml(domain, options), {
+    running,
+    autostart: await domains.autostart(domain, options),
+  });
+  const { log } = model.console;
+  const seen = readConsole(log === undefined ? Buffer.alloc(0) : await recorded(host.machine, log, ctx.signal), ready);
+  const kernel = digestIn(model.boot?.kernel);
+  const initrd = digestIn(model.boot?.initrd);
+  return {
+    host: host.address,
+    domain: model.name,
+    running,
+    ready: running && seen.ready,
+    ...(seen.release !== undefined && { release: seen.release }),
+    ...(kernel !== undefined && { kernel_digest: kernel }),
+    ...(initrd !== undefined && { initrd_digest: initrd }),
+    ...(model.boot?.cmdline !== undefined && { cmdline: model.boot.cmdline }),
+    arch: model.arch,
+    machine: model.machine,
+    cpus: model.cpus.count,
+    memory: model.memory.size,
+    ...(log !== undefined && { console: log }),
+    ...(seen.problem !== undefined && { problem: seen.problem }),
+  };
+}
+
+async function recorded(machine: Machine, log: string, signal: AbortSignal): Promise<Buffer> {
+  const result = await machine.exec(sh`head -c ${CONSOLE} -- ${log} 2>/dev/null || true`, { signal, keep: CONSOLE });
+  return result.stdout;
+}
+
+/** Names of what was placed end in its digest. */
+function digestIn(path: string | undefined): string | undefined {
+  return path === undefined ? undefined : /-([0-9a-f]{64})$/.exec(path)?.[1];
+}
+
+async function read(ctx: KindContext, item: EnvironmentItem): Promise<Reading<EnvironmentObserved>> {
+  let why: LabError | undefined;
+  for (const address of whereabouts(ctx, item)) {
+    try {
+      const host = await qemuHost(ctx, address);
+      const domain = await findDomain(host, item.instance_id, ctx.signal);
+      if (domain !== undefined)
+        return { is: "present", value: await observe(ctx, host, domain, readyOf(item.desired)) };
+    } catch (error) {
+      if (!(error instanceof LabError) || error.code === "E_CANCELLED") throw error;
+      // A host that cannot be asked matters where it was there; elsewhere it never was.
+      if (address === item.prior?.observed?.host) why = error;
+    }
+  }
+  return why === undefined ? { is: "absent" } : { is: "unreachable", why };
+}
+
+/** Tries the approved hosts in their order until one boots it. */
+async function bringUp(
+  ctx: OperationContext,
+  item: ReconcileItem<EnvironmentDesired, EnvironmentObserved>,
+  deployment: Deployment,
+): Promise<Address> {
+  const { desired, address, instance_id } = item;
+  const failed = new Set<Address>();
+  let last: LabError | undefined;
+  for (;;) {
+    const { request, selection } = await ctx.stage("allocate", () =>
+      selectHost(ctx, address, desired, instance_id, item.observed?.host ?? item.prior?.observed?.host),
+    );
+    const next = nextCandidate(selection.ranking, failed);
+    if (next === undefined) throw last ?? selectionError(request, selection);
+    ctx.log("info", `${address}: deploying on ${next.address}: ${next.why}`);
+    const before = item.observed?.host;
+    if (before !== undefined && before !== next.address)
+      await clear(await qemuHost(ctx, before), instance_id, ctx.signal);
+    try {
+      await deploy(ctx, next.address, deployment);
+      return next.address;
+    } catch (error) {
+      if (!(error instanceof LabError) || ctx.signal.aborted) throw error;
+      const booted = error.code === "E_BOOT_CRASHED" || error.code === "E_BOOT_HUNG";
+      if (!booted && !OF_THE_HOST.has(error.code)) throw error;
+      failed.add(next.address);
+      last = error;
+      const left = nextCandidate(selection.ranking, failed);
+      ctx.log("warn", `${address} failed on ${next.address}${left === undefined ? "" : `: trying ${left.address}`}`);
+      if (left !== undefined) await clearQuietly(ctx, next.address, instance_id);
+    }
+  }
+}
+
+async function clearQuietly(ctx: OperationContext, host: Address, instance_id: string): Promise<void> {
+  try {
+    await clear(await qemuHost(ctx, host), instance_id, ctx.signal);
+  } catch (error) {
+    ctx.log(
+      "warn",
+      `what is left on ${host} could not be taken away: ${error instanceof Error ? error.message : String(error)}`,
+    );
+  }
+}
+
+/** What to do with a deployment that no host booted. */
+async function afterFailure(
+  ctx: OperationContext,
+  item: ReconcileItem<EnvironmentDesired, EnvironmentObserved>,
+  error: LabError,
+): Promise<LabError> {
+  const how = item.desired.on_failure ?? "cleanup";
+  const good = item.prior?.observed;
+  const known = good?.kernel_digest;
+  const hosts = ctx.inventory.all("qemu_host").flatMap((one) => one.parent ?? []);
+  if (how === "rollback" && good !== undefined && known !== undefined) {
+    const desired: EnvironmentDesired = {
+      ...item.desired,
+      boot: {
+        ...item.desired.boot,
+        kernel: `sha256:${known}`,
+        ...(good.initrd_digest !== undefined && { initrd: `sha256:${good.initrd_digest}` }),
+        ...(good.cmdline !== undefined && { cmdline: good.cmdline }),
+        ...(good.release !== undefined && { release: good.release }),
+      },
+    };
+    try {
+      await ctx.stage("rollback", async () =>
+        deploy(ctx, good.host, {
+          address: item.address,
+          instance_id: item.instance_id,
+          desired,
+          images: await bootImages(ctx, item.address, desired),
+        }),
+      );
+      return new LabError(
+        error.code,
+        `${error.message}\nrolled back to the kernel ${known.slice(0, 12)} on ${good.host}`,
+        {
+          address: item.address,
+          ...(error.hint !== undefined && { hint: error.hint }),
+          cause: error,
+        },
+      );
+    } catch (cause) {
+      ctx.log("error", `the rollback failed too: ${cause instanceof Error ? cause.message : String(cause)}`);
+    }
+  }
+  if (how === "keep") return error;
+  for (const host of hosts) await clearQuietly(ctx, host, item.instance_id);
+  const offer =
+    how !== "rollback" && known !== undefined ? "; `on_failure: rollback` goes back to what booted last" : "";
+  return offer === ""
+    ? error
+    : new LabError(error.code, error.message, {
+        address: item.address,
+        hint: `${error.hint ?? ""}${offer}`,
+        cause: error,
+      });
+}
+
+export const environment = defineKind({
+  kind: "environment",
+  title: "An environment",
+  description: `A machine with the software that is to be tried: leased from the lab, booted, and shown to be up. labctl selects a QEMU host,
+places the kernel and the initial RAM disk there, boots them, and follows the console from its first byte: a panic, a hang
+or silence is seen at once, and the kernel that came up must be the one that was placed.
+
+Where a host fails, the next one that fits is tried.`,
+  section: { name: "environments", document: "pipeline", shape: "map", key: "name" },
+  schema: environmentSchema,
+  attributes: environmentAttributes,
+  ownership: "exclusive",
+
+  awaits: (_desired, lab) => lab.filter((one) => one.kind === "qemu_host").map((one) => one.address),
+
+  async prepare(ctx, item) {
+    if (item.prior === undefined) {
+      const { request, selection } = await selectHost(ctx, item.address, item.desired, item.instance_id, undefined);
+      if (selection.verdict === "never") throw selectionError(request, selection);
+    }
+    return derivedDigests(ctx, item.address, item.desired, item.unknown);
+  },
+
+  async readMany(ctx, items) {
+    return new Map(await Promise.all(items.map(async (item) => [item.address, await read(ctx, item)] as const)));
+  },
+
+  diff({ desired, observed, unknown }) {
+    const wanted: Record<string, string | number | boolean | undefined> = {
+      kernel_digest: desired.kernel_digest ?? digestOf(desired.boot.kernel),
+      initrd_digest: desired.initrd_digest ?? digestOf(desired.boot.initrd),
+      cmdline: desired.boot.cmdline ?? "console=ttyS0",
+      arch: desired.vm.arch ?? "x86_64",
+      cpus: desired.vm.cpus ?? 1,
+      memory: parseSize(desired.vm.memory ?? "1GiB"),
+      ...(desired.vm.machine !== undefined && { machine: desired.vm.machine }),
+      running: true,
+      ready: true,
+    };
+    const seen = observed as unknown as Readonly<Record<string, string | number | boolean | undefined>>;
+    const coming: Readonly<Record<string, string>> = { kernel_digest: "boot.kernel", initrd_digest: "boot.initrd" };
+    return Object.entries(wanted).flatMap(([path, after]) => {
+      const before = seen[path];
+      // What is yet to be built is another one than what is there.
+      if (unknown.has(coming[path] ?? "")) {
+        return [{ path, ...(before !== undefined && { before }), effect: "restart" as const }];
+      }
+      if (after === undefined || before === after) return [];
+      // libvirt writes a machine type with its version.
+      if (path === "machine" && typeof before === "string" && before.includes(String(after))) return [];
+      return [{ path, ...(before !== undefined && { before }), after, effect: "restart" as const }];
+    });
+  },
+
+  async reconcile(ctx, item) {
+    const images = await bootImages(ctx, item.address, item.desired);
+    const deployment = { address: item.address, instance_id: item.instance_id, desired: item.desired, images };
+    let host: Address;
+    try {
+      host = await bringUp(ctx, item, deployment);
+    } catch (error) {
+      if (
+        !(error instanceof LabError) ||
+        ctx.signal.aborted ||
+        error.code === "E_NEVER_FITS" ||
+        error.code === "E_BUSY"
+      )
+        throw error;
+      throw await afterFailure(ctx, item, error);
+    }
+    const found = await qemuHost(ctx, host);
+    const domain = await findDomain(found, item.instance_id, ctx.signal);
+    if (domain === undefined)
+      throw new LabError("E_MISMATCH", `${item.address} is gone from ${host} again`, { retryable: true });
+    return observe(ctx, found, domain, readyOf(item.desired));
+  },
+
+  async delete(ctx, item) {
+    for (const address of whereabouts(ctx, item)) {
+      const host = await qemuHost(ctx, address);
+      await stop(host, item.instance_id, ctx.signal);
+      await clear(host, item.instance_id, ctx.signal);
+    }
+  },
+
+  manualCleanup: (item) =>
+    `on ${item.prior?.observed?.host ?? "its host"}: virsh destroy and undefine ${item.prior?.observed?.domain ?? item.desired.name}; rm -rf ${ENVIRONMENTS}/${item.instance_id}`,
+});

@@ -1,0 +1,55 @@
+import { type Address, type KindContext, type Machine } from "../../src/index.ts";
+import { type Arch, defaultMachine, libvirtArch } from "./model/arch.ts";
+import type { HostFacts } from "./model/facts.ts";
+import { type Libvirt, sharedLibvirt } from "./rpc/index.ts";
+import { parseCapabilities, parseDomainCapabilities } from "./xml/capabilities.ts";
+
+export const DEFAULT_URI = "qemu:///system";
+
+/** A host with its libvirt, as it is at this moment. */
+export interface QemuHost {
+  readonly address: Address;
+  readonly machine: Machine;
+  readonly libvirt: Libvirt;
+  readonly facts: HostFacts;
+}
+
+/** The connect URI of a host: what its `qemu_host:` says. */
+export function uriOf(ctx: KindContext, host: Address): string {
+  const uri = ctx.inventory.get(`${host}/qemu_host`)?.desired["uri"];
+  return typeof uri === "string" ? uri : DEFAULT_URI;
+}
+
+/**
+ * What a host can run. `want`: the machines whose domain capabilities matter. KVM counts only where the host's own facts found it
+ * to work. Rejects as openLibvirt does.
+ */
+export async function qemuHost(
+  ctx: KindContext,
+  host: Address,
+  want: readonly { readonly arch?: Arch; readonly machine?: string }[] = [],
+): Promise<QemuHost> {
+  const machine = ctx.machine(host);
+  const uri = uriOf(ctx, host);
+  const libvirt = await sharedLibvirt(machine, { uri, signal: ctx.signal });
+  const options = { signal: ctx.signal };
+  const capabilities = parseCapabilities(await libvirt.capabilities(options));
+  const kvm = ctx.inventory.get(host)?.observed?.["kvm"] === true;
+  const asked = new Map<string, { arch: Arch; machine: string; type: string }>();
+  for (const one of want) {
+    const arch = one.arch ?? capabilities.arch;
+    if (arch === undefined) continue;
+    const guest = capabilities.guests.find((each) => each.arch === arch && each.os === "hvm");
+    const type = kvm && arch === capabilities.arch && guest?.types.includes("kvm") === true ? "kvm" : "qemu";
+    const name = one.machine ?? defaultMachine(arch);
+    if (guest !== undefined) asked.set(`${arch} ${name} ${type}`, { arch, machine: name, type });
+  }
+  const domains = await Promise.all(
+    [...asked.values()].map(async ({ arch, machine: name, type }) =>
+      parseDomainCapabilities(
+        await libvirt.domainCapabilities({ arch: libvirtArch(arch), machine: name, virttype: type }, options),
+      ),
+    ),
+  );
+  return { address: host, machine, libvirt, facts: { host: capabilities, kvm, domains } };
+}

@@ -1,0 +1,178 @@
+/**
+ * From source to a booted, ready machine, on real peers: sshd, gcc, libvirtd, QEMU, Debian's kernel.
+ */
+import { writeFileSync } from "node:fs";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { LabEvent } from "../../src/model/index.ts";
+import { brokenInit, busyboxInitramfs, debianKernel } from "../support/kernels.ts";
+import { startLibvirtd, type TestLibvirtd } from "../support/libvirtd.ts";
+import { createWorkspace, type Workspace } from "../support/workspace.ts";
+
+const INIT = `
+#include <stdio.h>
+#include <unistd.h>
+#include <sys/utsname.h>
+int main(void) {
+  struct utsname u;
+  uname(&u);
+  printf("lab-env: up on %s\\n", u.release);
+  fflush(stdout);
+  for (;;) pause();
+}
+`;
+const MAKEFILE = `initrd.cpio.gz: init
+\techo init | cpio -o -H newc --quiet | gzip -n >$@
+init: init.c
+\tgcc -static -O1 -o $@ $<
+`;
+
+let virt: TestLibvirtd;
+let kernel: Awaited<ReturnType<typeof debianKernel>>;
+let ws: Workspace;
+
+function lab(): void {
+  const { host } = virt;
+  ws.write("lab.yaml", {
+    labctl: 1,
+    name: "bench",
+    hosts: {
+      metal: {
+        address: host.address,
+        sudo: true,
+        ssh: { user: "lab", key: host.keyPath, known_hosts: host.knownHostsPath, port: host.port },
+        build_server: { workdir: "/srv/build", min_free_disk: "1MB", toolchains: [{ name: "gcc", arch: "x86_64" }] },
+        qemu_host: { max_vms: 4 },
+      },
+    },
+  });
+}
+
+function pipeline(boot: object = {}, more: object = {}): void {
+  ws.write("pipeline.yaml", {
+    labctl: 1,
+    name: "ci",
+    builds: {
+      tools: {
+        source: { path: "./src" },
+        arch: "x86_64",
+        run: "make",
+        outputs: { initrd: { path: "initrd.cpio.gz", type: "initrd" } },
+      },
+    },
+    environments: {
+      smoke: {
+        vm: { memory: "256MiB", requires: { arch: "x86_64" } },
+        boot: {
+          kernel: kernel.image,
+          initrd: "${build.tools.initrd}",
+          cmdline: "console=ttyS0 panic=0",
+          ready: { marker: "lab-env: up" },
+          silence: "40s",
+          attempts: 0,
+          ...boot,
+        },
+        ...more,
+      },
+    },
+  });
+}
+
+const stages = (events: readonly LabEvent[], address: string): string[] =>
+  events.flatMap((event) =>
+    event.type === "stage.finished" && event.address === address ? [`${event.stage} ${event.result}`] : [],
+  );
+
+beforeAll(async () => {
+  [virt, kernel] = await Promise.all([startLibvirtd(), debianKernel("x86_64")]);
+  ws = createWorkspace();
+  ws.write("src/init.c", INIT);
+  ws.write("src/Makefile", MAKEFILE);
+  lab();
+}, 300_000);
+afterAll(async () => {
+  ws?.remove();
+  await virt?.stop();
+});
+
+describe("from source to a booted, ready machine", () => {
+  test("builds, stores, deploys, boots and verifies; the next apply does nothing", { timeout: 300_000 }, async () => {
+    pipeline();
+    const run = await ws.apply();
+    expect(stages(run.events, "build.tools")).toEqual(["build completed", "collect completed"]);
+    expect(stages(run.events, "environment.smoke")).toEqual([
+      "allocate completed",
+      "transfer completed",
+      "boot completed",
+      "verify completed",
+    ]);
+    // As others see it.
+    expect(await virt.virsh("list", "--name", "--state-running")).toBe("bench-ci-smoke");
+    const log = await virt.run("cat", "/var/log/libvirt/qemu/bench-ci-smoke-console.log");
+    expect(log).toContain(`lab-env: up on ${kernel.release}`);
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test("what happens behind labctl's back is named, and mended", { timeout: 300_000 }, async () => {
+    await virt.virsh("destroy", "bench-ci-smoke");
+    expect(await ws.pending()).toEqual({ "environment.smoke": "update running, ready" });
+    await ws.apply();
+    expect(await virt.virsh("domstate", "bench-ci-smoke")).toBe("running");
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test("a change of the source is built, and booted; nothing else is", { timeout: 300_000 }, async () => {
+    writeFileSync(ws.path("src/init.c"), INIT.replace("lab-env: up on", "lab-env: up, changed, on"));
+    const run = await ws.apply();
+    expect(stages(run.events, "build.tools")).toEqual(["build completed", "collect completed"]);
+    const log = await virt.run("cat", "/var/log/libvirt/qemu/bench-ci-smoke-console.log");
+    expect(log).toContain("lab-env: up, changed, on");
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test("a kernel that panics is reported at once, with what it said, and rolled back", {
+    timeout: 300_000,
+  }, async () => {
+    const broken = await busyboxInitramfs({ init: brokenInit("init-exits") });
+    pipeline({ initrd: broken }, { on_failure: "rollback" });
+    const started = Date.now();
+    const run = await ws.apply([], 7);
+    expect(Date.now() - started).toBeLessThan(120_000);
+    const [problem] = run.summary.problems;
+    expect(problem?.code).toBe("E_BOOT_CRASHED");
+    expect(problem?.message).toMatch(/Attempted to kill init/);
+    expect(problem?.message).toMatch(/rolled back/);
+    expect(await virt.virsh("domstate", "bench-ci-smoke")).toBe("running");
+    const log = await virt.run("cat", "/var/log/libvirt/qemu/bench-ci-smoke-console.log");
+    expect(log).toContain("lab-env: up, changed, on");
+    pipeline();
+    await ws.apply();
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test("a machine that hangs silently is found out, and nothing is left of it", { timeout: 300_000 }, async () => {
+    const silent = await busyboxInitramfs({ init: brokenInit("silent-hang") });
+    pipeline({ initrd: silent, silence: "8s" });
+    const run = await ws.apply([], 7);
+    expect(run.summary.problems[0]?.code).toBe("E_BOOT_HUNG");
+    expect(await virt.virsh("list", "--all", "--name")).toBe("");
+    pipeline();
+    await ws.apply();
+    expect(await virt.virsh("domstate", "bench-ci-smoke")).toBe("running");
+  });
+
+  test("an image of another processor, and what no host has, are refused before anything is touched", async () => {
+    const arm = await debianKernel("aarch64");
+    pipeline({ kernel: arm.image });
+    const wrong = await ws.run(["apply", "--auto-approve"]);
+    expect(wrong.code, wrong.output).toBe(3);
+    expect(wrong.output).toContain("E_IMAGE_ARCH");
+    pipeline();
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test("destroy takes it all away", { timeout: 120_000 }, async () => {
+    await ws.destroy();
+    expect(await virt.virsh("list", "--all", "--name")).toBe("");
+    expect(await virt.run("ls", "/var/lib/libvirt/labctl/environments")).toBe("");
+  });
+});
