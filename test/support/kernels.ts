@@ -168,13 +168,23 @@ export async function garbageImage(size = 1024 * 1024): Promise<string> {
 let count = 0;
 let folder: Promise<string> | undefined;
 
-/** A temporary folder that goes when this process ends. */
+/** A temporary folder that goes when this process ends, or, where it is killed as test workers are, with the next one's start. */
 function scratch(): Promise<string> {
-  folder ??= mkdtemp(join(tmpdir(), "labctl-kernels-")).then((path) => {
-    process.once("exit", () => rmSync(path, { recursive: true, force: true }));
-    return path;
-  });
+  folder ??= makeScratch();
   return folder;
+}
+
+const SCRATCH = "labctl-kernels-";
+
+async function makeScratch(): Promise<string> {
+  for (const name of await readdir(tmpdir())) {
+    const pid = new RegExp(`^${SCRATCH}(\\d+)-`).exec(name)?.[1];
+    if (pid === undefined || (await isThere(`/proc/${pid}`))) continue;
+    await rm(join(tmpdir(), name), { recursive: true, force: true });
+  }
+  const path = await mkdtemp(join(tmpdir(), `${SCRATCH}${process.pid}-`));
+  process.once("exit", () => rmSync(path, { recursive: true, force: true }));
+  return path;
 }
 
 /** A Debian package unpacked under the cache; `find` says which package, given what apt has to be told. */
