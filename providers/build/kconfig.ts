@@ -161,7 +161,7 @@ class Reader {
     else if (key === "def_bool") draft.type = "bool";
     else if (key === "def_tristate") draft.type = "tristate";
     else if (key === "select" || key === "imply") {
-      const [symbol = "", when] = splitIf(rest);
+      const [symbol, when] = splitIf(rest);
       if (key === "select") draft.selects.push({ symbol: symbol.trim(), when });
     } else if (key === "range") {
       const [bounds, when] = splitIf(rest);

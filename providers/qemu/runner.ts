@@ -141,7 +141,9 @@ class RunningGuest implements Guest {
   async #end(cleanUp: () => Promise<void>): Promise<Ended> {
     const ended = await this.#running.ended;
     // What it wrote last may still be on its way to us. A reader that is stuck is not waited for.
-    const drained = [...this.#sockets.values()].map((socket) => (socket.closed ? undefined : once(socket, "close")));
+    const drained = [...this.#sockets.values()]
+      .filter((socket) => !socket.closed)
+      .map((socket) => once(socket, "close"));
     const late = AbortSignal.timeout(DRAIN_MS);
     await Promise.race([Promise.allSettled(drained), once(late, "abort")]);
     await cleanUp();

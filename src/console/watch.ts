@@ -325,7 +325,7 @@ export class ConsoleWatcher {
   }
 }
 
-const ENDERS = new Set([...">:#$"].map((character) => character.charCodeAt(0)));
+const ENDERS = new Set([">", ":", "#", "$"].map((character) => character.charCodeAt(0)));
 
 /** The second and third header of one defect: "BUG: kernel NULL pointer dereference" goes on with "Oops: 0002 [#1]". */
 function belongs(open: Open, rule: Rule): boolean {

@@ -33,10 +33,10 @@ export function siblingOrder(
     }
   }
   for (const { address, kind, desired } of resources) {
-    const awaits = kinds.get(kind)?.awaits;
-    if (awaits === undefined) continue;
+    const known = kinds.get(kind);
+    if (known?.awaits === undefined) continue;
     all ??= everybody();
-    const before = awaits(viewOf(desired, kinds.get(kind)).plain, all, address);
+    const before = known.awaits(viewOf(desired, known).plain, all, address);
     if (before.length > 0) order.set(address, [...new Set([...(order.get(address) ?? []), ...before])]);
   }
   return order;

@@ -42,7 +42,7 @@ export async function openScopes(
     for (const scope of [...scopes.own].sort()) opened.push(await store.open(scope, request));
     const others: StateView[] = [];
     for (const scope of scopes.others) others.push(await store.read(scope));
-    return new OpenScopes(opened, others, scopes.route);
+    return new OpenScopes(opened, others, (address) => scopes.route(address));
   } catch (error) {
     for (const one of opened) await one.close().catch(() => undefined);
     throw error;

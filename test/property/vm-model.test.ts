@@ -252,8 +252,9 @@ describe("machines as models and as XML", () => {
       fc.property(vmArbitrary(), (model) => {
         const running = { ...model, running: true };
         const observed = observeDomain(buildDomain(running), liveOf(running));
-        for (const { path, effect, edit } of EDITS) {
-          const wanted = edit(running);
+        for (const one of EDITS) {
+          const { path, effect } = one;
+          const wanted = one.edit(running);
           if (wanted === undefined) continue;
           hit.add(`${path} ${effect}`);
           expect(diffVm(wanted, observed).map((change) => [change.path, change.effect])).toEqual([[path, effect]]);

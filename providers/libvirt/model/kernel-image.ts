@@ -9,7 +9,7 @@ export const KERNEL_HEAD = 64 * 1024;
 export interface KernelInfo {
   readonly format: "bzImage" | "Image" | "zImage" | "ELF" | "uImage" | "EFI" | "zboot" | "FIT";
   /** `i386` and others are told too: no machine of labctl's has them. Undefined: the format does not say. */
-  readonly arch: Arch | string | undefined;
+  readonly arch: string | undefined;
   /** Release, where the header has it: `6.1.0-56-cloud-amd64`. */
   readonly release?: string;
   readonly compressed?: string;

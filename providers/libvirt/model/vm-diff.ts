@@ -210,21 +210,21 @@ const SHARES: Matching<ShareModel> = {
 function compareList<T>(
   desired: readonly T[],
   observed: readonly T[],
-  { key: keyOf, alike }: Matching<T>,
+  matching: Matching<T>,
   visit: (at: number, after: T | undefined, before: T | undefined) => void,
 ): void {
-  const left = new Map(observed.map((item) => [keyOf(item), item]));
+  const left = new Map(observed.map((item) => [matching.key(item), item]));
   const pairs = desired.map((item) => {
-    const before = left.get(keyOf(item));
-    left.delete(keyOf(item));
+    const before = left.get(matching.key(item));
+    left.delete(matching.key(item));
     return { after: item, before };
   });
   for (const pair of pairs) {
     if (pair.before !== undefined) continue;
-    const item = [...left.values()].find((one) => alike(pair.after, one));
+    const item = [...left.values()].find((one) => matching.alike(pair.after, one));
     if (item === undefined) continue;
     pair.before = item;
-    left.delete(keyOf(item));
+    left.delete(matching.key(item));
   }
   for (const [at, pair] of pairs.entries()) visit(at, pair.after, pair.before);
   for (const [i, item] of [...left.values()].entries()) visit(desired.length + i, undefined, item);
