@@ -19,7 +19,7 @@ const NOT_TAKEN = 125;
  * that was cut off on its way never runs. head may read ahead: nothing follows before both outputs carry the mark. What a
  * script does to variables, directory, umask and traps ends with it.
  */
-const LOOP = `while read -r labctl_pn labctl_pm; do
+export const LOOP = `while read -r labctl_pn labctl_pm; do
   labctl_ps=$(head -c "$labctl_pm")
   case "$labctl_ps" in *"#$labctl_pn") ;; *) exit ${NOT_TAKEN};; esac
   ( eval "$labctl_ps" ) </dev/null
@@ -139,8 +139,7 @@ class SharedShell {
     if (signal?.aborted) onAbort();
     try {
       const script = Buffer.from(`${fullScript({ script: request.script })}\n#${mark}`);
-      this.#input.write(`${mark} ${script.length}\n`);
-      this.#input.write(script);
+      this.#input.write(Buffer.concat([Buffer.from(`${mark} ${script.length}\n`), script]));
       const first = await Promise.race([running.done.promise, this.#ended.then(whyEnded(this.#link)), stopped.promise]);
       if (!(first instanceof LabError)) return first;
       if (this.#alive) await this.#close();

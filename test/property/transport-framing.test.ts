@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { Keeper } from "../../src/transport/keeper.ts";
 import { probeScript, splitProbes } from "../../src/transport/probe.ts";
+import { LOOP } from "../../src/transport/shared-shell.ts";
 import { newNonce, StartFilter } from "../../src/transport/wire.ts";
 
 const bytes = fc.uint8Array({ maxLength: 200 }).map((list) => Buffer.from(list));
@@ -82,5 +83,28 @@ test("property: the keeper keeps the ends, never more than its limit, and says w
       expect(kept.subarray(head).equals(all.subarray(all.length - tail))).toBe(true);
     }),
     { numRuns: 500 },
+  );
+});
+
+test("property: in a shell that scripts share, one that was cut off runs not at all", () => {
+  const shells = ["dash", "bash", "busybox"].filter((name) => spawnSync(name, ["-c", "true"]).error === undefined);
+  const argv = (shell: string): string[] => (shell === "busybox" ? ["sh", "-c", LOOP] : ["-c", LOOP]);
+  const lines = fc.array(fc.constantFrom("echo ran", "echo more; X=1", "# a remark", "", "(exit 3)"), { maxLength: 4 });
+  fc.assert(
+    fc.property(fc.constantFrom(...shells), lines, fc.nat(), (shell, script, where) => {
+      const frame = (text: string): string => {
+        const mark = newNonce();
+        const whole = `${text}\n#${mark}`;
+        return `${mark} ${Buffer.byteLength(whole)}\n${whole}`;
+      };
+      const last = frame(["echo begun é", ...script].join("\n"));
+      const cut = where % (Buffer.byteLength(last) + 1);
+      const given = Buffer.from(last).subarray(0, cut);
+      const ran = spawnSync(shell, argv(shell), { input: given });
+      const whole = cut === Buffer.byteLength(last);
+      expect(ran.stdout.includes("begun"), given.toString()).toBe(whole);
+      if (!whole) expect([0, 125]).toContain(ran.status);
+    }),
+    { numRuns: 150 },
   );
 });
