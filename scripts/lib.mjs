@@ -56,6 +56,7 @@ const PEERS = {
   rpmbuild: "rpm",
   createrepo_c: "createrepo-c",
   strace: "strace",
+  cpio: "cpio",
   mmdebstrap: "mmdebstrap",
   gcc: "build-essential",
   make: "build-essential",
@@ -69,6 +70,7 @@ const PEERS = {
   virsh: "libvirt-clients",
   xmllint: "libxml2-utils",
   isoinfo: "genisoimage",
+  "/usr/lib/libvirt/libvirt_lxc": "libvirt-daemon-driver-lxc",
   libvirtd: "libvirt-daemon-system",
   dnsmasq: "dnsmasq-base",
 };

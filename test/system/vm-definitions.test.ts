@@ -12,7 +12,8 @@ import type { VmModel } from "../../providers/libvirt/model/vm.ts";
 import { parseCapabilities, parseDomainCapabilities } from "../../providers/libvirt/xml/capabilities.ts";
 import { observeDomain } from "../../providers/libvirt/xml/domain-observe.ts";
 import { buildDomain } from "../../providers/libvirt/xml/domain.ts";
-import { vmArbitrary } from "../property/vm-arbitrary.ts";
+import { el, formatXml, parseXml, xmlCanHold } from "../../providers/libvirt/xml/tree.ts";
+import { hostile, spaced, vmArbitrary } from "../property/vm-arbitrary.ts";
 import { liveOf } from "../property/vm-live.ts";
 import { startLibvirtd, type TestLibvirtd } from "../support/libvirtd.ts";
 
@@ -48,7 +49,7 @@ function defineAll(uri: string, models: readonly VmModel[]): Map<string, string>
     models.flatMap((model) => [
       `define ${fileOf(buildDomain(model))}`,
       `dumpxml ${model.uuid} --inactive`,
-      uri.startsWith("test:") ? `undefine ${model.uuid}` : `undefine ${model.uuid} --nvram`,
+      uri.startsWith("qemu:") ? `undefine ${model.uuid} --nvram` : `undefine ${model.uuid}`,
     ]),
   );
   const found = new Map<string, string>();
@@ -71,6 +72,26 @@ describe("definitions of machines and libvirt's own schema", () => {
     });
     expect(said.stderr.split("\n").filter((line) => line !== "" && !line.endsWith(" validates"))).toEqual([]);
     expect(said.status).toBe(0);
+  });
+});
+
+describe("text in XML and libxml2, which libvirt reads it with", () => {
+  test("property: XML Exactness: another parser reads every text and attribute as it went in", () => {
+    const texts = fc.sample(fc.oneof(spaced, hostile, fc.string({ unit: "binary" })), { numRuns: 500 });
+    const kept = texts.filter((text) => xmlCanHold(text) && !text.includes("\r"));
+    const flat = kept.map((text) => text.replaceAll(/[\t\n]/g, " "));
+    expect(kept.length).toBeGreaterThan(300);
+    const tree = el("all", {}, ...kept.map((text, i) => el("one", { attribute: flat[i] }, text)));
+    const path = fileOf(formatXml(tree));
+    // Canonical XML (W3C, 1.0): what libxml2 made of it, in the one form in which everything is escaped.
+    const canonical = execFileSync("xmllint", ["--c14n", path], { encoding: "utf8" });
+    const seen = parseXml(canonical).children;
+    expect(seen.map((one) => one.text)).toEqual(kept);
+    expect(seen.map((one) => one.attrs["attribute"])).toEqual(flat);
+    for (const bad of ["\r", "\0", "a\u0001b", "\u{fffe}", "\ud800"]) {
+      expect(() => formatXml(el("a", {}, bad))).toThrow(expect.objectContaining({ code: "E_SPEC_VALUE" }));
+      expect(() => formatXml(el("a", { b: bad }))).toThrow(expect.objectContaining({ code: "E_SPEC_VALUE" }));
+    }
   });
 });
 
@@ -113,11 +134,27 @@ describe("definitions of machines and QEMU's driver", () => {
   afterAll(() => virt.stop());
 
   test("property: Support Soundness: what labctl takes for runnable is defined, and comes back as it was", () => {
-    const models = sample(400, vmArbitrary({ definable: true, type: "vm" })).filter(
+    const models = sample(500, vmArbitrary({ definable: true, type: "vm" })).filter(
       (model) => unsupported(model, facts).length === 0,
     );
     expect(models.length).toBeGreaterThanOrEqual(100);
     const found = defineAll(virt.uri, models);
+    for (const model of models) {
+      const observed = observeDomain(found.get(model.uuid) ?? "", liveOf(model));
+      expect(diffVm(model, observed)).toEqual([]);
+      expect(observed.owner).toEqual(model.owner);
+    }
+  });
+
+  test("property: Container Round Trip: containers are defined by LXC's driver, and come back as they were", () => {
+    const uri = virt.uri.replace(/^qemu:/, "lxc:");
+    const host = parseCapabilities(execFileSync("virsh", ["-q", "-c", uri, "capabilities"], { encoding: "utf8" }));
+    const models = sample(100, vmArbitrary({ definable: true, type: "container" })).map((model) => ({
+      ...model,
+      networks: model.networks.filter((nic) => nic.user === undefined),
+    }));
+    for (const model of models) expect(unsupported(model, { host, kvm: false, domains: [] })).toEqual([]);
+    const found = defineAll(uri, models);
     for (const model of models) {
       const observed = observeDomain(found.get(model.uuid) ?? "", liveOf(model));
       expect(diffVm(model, observed)).toEqual([]);

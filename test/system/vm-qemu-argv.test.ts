@@ -40,6 +40,7 @@ function placed(model: VmModel, i: number, kernel: { x86: string; arm: string })
     networks: model.networks.map(({ network: _n, bridge: _b, mtu: _m, boot: _o, ...nic }) => ({
       ...nic,
       user: true as const,
+      link: true,
     })),
     shares: model.shares.map((share, n) => ({
       ...share,

@@ -37,6 +37,7 @@ export function objectName(lab: string, name: string): string {
 /** The mount tag of a share: what fits into 9p's 31 bytes, readable where that goes. */
 export function shareTag(target: string): string {
   const plain = target.replaceAll(/[^A-Za-z0-9]+/g, "-").replaceAll(/^-+|-+$/g, "");
-  if (/^[\x21-\x7e]+$/.test(target) && plain.length <= 20 && `/${plain.replaceAll("-", "/")}` === target) return plain;
-  return `${plain.slice(0, 20)}-${createHash("sha256").update(target).digest("hex").slice(0, 8)}`.replace(/^-/, "");
+  if (plain !== "" && plain.length <= 20 && `/${plain.replaceAll("-", "/")}` === target) return plain;
+  const digest = createHash("sha256").update(target).digest("hex").slice(0, 8);
+  return plain === "" ? `share-${digest}` : `${plain.slice(0, 20)}-${digest}`;
 }

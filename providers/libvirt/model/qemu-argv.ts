@@ -30,7 +30,7 @@ export interface QemuCommand {
 export function qemuArgv(model: VmModel, runtime: QemuRuntime): QemuCommand {
   const not = withoutLibvirt(model, runtime);
   if (not.length > 0) {
-    throw new LabError("E_VM_UNSUPPORTED", `QEMU without libvirt has no ${not.join("; no ")}`, {
+    throw new LabError("E_VM_UNSUPPORTED", `QEMU without libvirt lacks: ${not.join("; ")}`, {
       ...(model.owner !== undefined && { address: model.owner.address }),
       hint: "install libvirt on the host, or change the machine",
     });
@@ -148,6 +148,7 @@ function withoutLibvirt(model: VmModel, runtime: QemuRuntime): string[] {
     ...(model.networks.some((nic) => nic.mtu !== undefined && nic.user !== true)
       ? ["MTU to set on a bridge's port"]
       : []),
+    ...(model.networks.every((nic) => nic.link) ? [] : ["cables that are out at the start"]),
     ...(model.firmware.type === "uefi" && runtime.uefi === undefined ? ["UEFI firmware at hand"] : []),
     ...(model.shares.some((share) => share.type === "virtiofs" && runtime.virtiofs?.[share.target] === undefined)
       ? ["virtiofsd for its shares"]

@@ -49,7 +49,7 @@ export const cpusSchema = {
           type: "string",
           pattern: "^[A-Za-z0-9][A-Za-z0-9._+-]*$",
           description:
-            "`host-passthrough`: the host's own (KVM only); `max`: all that QEMU can do; or a name that `virsh cpu-models` knows. Default: host-passthrough with KVM, else max.",
+            "`host-passthrough`: the host's own (KVM only); `max`: all that QEMU can do; or a name that `virsh cpu-models` knows. Default: host-passthrough with KVM, else max (cortex-a72 on arm64).",
           examples: ["max", "cortex-a53"],
           ...restart,
         },

@@ -90,7 +90,7 @@ export function resolveVm(desired: VmDesired, context: VmContext): VmModel {
     arch,
     machine,
     ...(emulator !== undefined && { emulator }),
-    cpus: cpusOf(desired, container, acceleration, wrong),
+    cpus: cpusOf(desired, container, defaultCpu(arch, acceleration), wrong),
     memory: memoryOf(desired.memory, wrong),
     ...(hugepages !== undefined && { hugepages }),
     disks: (desired.disks ?? []).map((disk, i) => diskOf(disk, i, desired.disks ?? [], context, wrong)),
@@ -143,7 +143,13 @@ function refuseForContainer(desired: VmDesired, wrong: Wrong): void {
   if (desired.container === undefined) throw wrong("`type: container` needs `container: { root: DIRECTORY }`");
 }
 
-function cpusOf(desired: VmDesired, container: boolean, acceleration: string, wrong: Wrong): VmModel["cpus"] {
+/** QEMU's newest arm64 signs return addresses, and emulating that makes every call slow. */
+function defaultCpu(arch: Arch, acceleration: VmModel["acceleration"]): string {
+  if (acceleration === "kvm") return "host-passthrough";
+  return arch === "arm64" ? "cortex-a72" : "max";
+}
+
+function cpusOf(desired: VmDesired, container: boolean, standard: string, wrong: Wrong): VmModel["cpus"] {
   const given = typeof desired.cpus === "object" ? desired.cpus : { count: desired.cpus ?? 1 };
   const { count, sockets, cores, threads } = given;
   if (container) return { count, max: count };
@@ -157,7 +163,7 @@ function cpusOf(desired: VmDesired, container: boolean, acceleration: string, wr
     );
   }
   if (count > max) throw wrong(`${count} processors are more than the ${max} that it can have`);
-  const model = given.model ?? (acceleration === "kvm" ? "host-passthrough" : "max");
+  const model = given.model ?? standard;
   return { count, max, ...(shaped && { topology }), model };
 }
 

@@ -26,7 +26,10 @@ export function unsupported(model: VmModel, facts: HostFacts): string[] {
   if (model.type === "container") return not;
   const machine = guest.machines.find((one) => one.name === model.machine || one.canonical === model.machine);
   if (machine === undefined) {
-    const there = guest.machines.map((one) => one.name).filter((name) => /^(q35|pc|microvm|virt)$/.test(name));
+    const there = guest.machines
+      .map((one) => one.name)
+      .filter((name) => /^(q35|pc|microvm|virt)$/.test(name))
+      .sort();
     return [...not, `the machine type ${model.machine} (it has ${there.join(", ") || "none that labctl knows"})`];
   }
   const max = machine.max_cpus;
@@ -81,7 +84,7 @@ function cpuMissing(model: string | undefined, modes: readonly string[], names: 
 export function requireSupport(model: VmModel, facts: HostFacts, address: string): void {
   const not = unsupported(model, facts);
   if (not.length === 0) return;
-  throw new LabError("E_VM_UNSUPPORTED", `its host has no ${not.join("; no ")}`, {
+  throw new LabError("E_VM_UNSUPPORTED", `its host has not what it takes: ${not.join("; ")}`, {
     address,
     hint: "change the machine, or put it on another host",
   });

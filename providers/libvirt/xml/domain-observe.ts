@@ -114,6 +114,8 @@ function diskOf(disk: XmlElement, live: LiveFacts): DiskModel {
   const name = target["dev"] ?? "";
   const path = source["file"] ?? source["dev"];
   const facts = live.disks?.[name];
+  // A running machine names it too.
+  const backing = facts?.backing ?? attrAt(disk, ["backingStore", "source"], "file");
   const cache = oneOf(CACHES, driver["cache"]);
   const io = oneOf(IO_MODES, driver["io"]);
   const serial = textAt(disk, "serial");
@@ -132,7 +134,7 @@ function diskOf(disk: XmlElement, live: LiveFacts): DiskModel {
     ...(serial !== undefined && { serial }),
     ...(boot !== undefined && { boot }),
     ...(facts?.size !== undefined && { size: facts.size }),
-    ...(facts?.backing !== undefined && { backing: facts.backing }),
+    ...(backing !== undefined && { backing }),
   };
 }
 

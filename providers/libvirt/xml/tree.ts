@@ -35,14 +35,12 @@ export function xmlCanHold(text: string): boolean {
 
 /**
  * Text of an element. Characters that mean something are escaped, so that every parser gives back exactly what went in;
- * what no XML can hold is E_SPEC_VALUE.
+ * what no XML can hold, or libvirt does not keep, is E_SPEC_VALUE.
  */
 export function formatXml(root: XmlElement, prefixes: Readonly<Record<string, string>> = {}): string {
   const document = new DOMImplementation().createDocument(null, "");
   document.appendChild(build(document, root, prefixes, 0));
-  // The serializer leaves a carriage return in text as it is, where parsers would make a line feed of it; those in
-  // attributes are escaped already.
-  return `${new XMLSerializer().serializeToString(document, { requireWellFormed: true }).replaceAll("\r", "&#xD;")}\n`;
+  return `${new XMLSerializer().serializeToString(document, { requireWellFormed: true })}\n`;
 }
 
 function build(
@@ -56,9 +54,9 @@ function build(
     from.ns ?? null,
     prefix === undefined ? from.name : `${prefix}:${from.name}`,
   );
-  for (const [key, value] of Object.entries(from.attrs)) element.setAttribute(key, held(value));
+  for (const [key, value] of Object.entries(from.attrs)) element.setAttribute(key, held(value, LOST_IN_ATTRIBUTES));
   if (from.children.length === 0) {
-    if (from.text !== "") element.appendChild(document.createTextNode(held(from.text)));
+    if (from.text !== "") element.appendChild(document.createTextNode(held(from.text, LOST_IN_TEXT)));
     return element;
   }
   for (const child of from.children) {
@@ -69,10 +67,14 @@ function build(
   return element;
 }
 
-function held(text: string): string {
-  if (xmlCanHold(text)) return text;
-  throw new LabError("E_SPEC_VALUE", `${JSON.stringify(text)} holds a character that libvirt's XML cannot`, {
-    hint: "take out control characters",
+/** What libvirt takes, and writes down again without an escape, so that it reads something else the next time. */
+const LOST_IN_ATTRIBUTES = /[\t\n\r]/;
+const LOST_IN_TEXT = /\r/;
+
+function held(text: string, lost: RegExp): string {
+  if (xmlCanHold(text) && !lost.test(text)) return text;
+  throw new LabError("E_SPEC_VALUE", `${JSON.stringify(text)} holds a character that libvirt's XML cannot keep`, {
+    hint: "take out line breaks, tabs and control characters",
   });
 }
 
