@@ -11,7 +11,7 @@ import {
 } from "../../src/index.ts";
 import { objectName, uuidOf } from "./model/ids.ts";
 import { type NetworkDesired, networkSchema } from "./model/network-schema.ts";
-import { type NetworkModel } from "./model/network.ts";
+import { diffNetwork, type NetworkModel } from "./model/network.ts";
 import { overlapErrors, routesUsed, type UsedRange, type WantedNetwork } from "./model/overlap.ts";
 import { isOwn } from "./model/owner.ts";
 import {
@@ -46,7 +46,7 @@ async function look(libvirt: Libvirt, network: Network, signal: AbortSignal): Pr
     ]);
     const model = observeNetwork(stored, { running, autostart });
     const now = running ? observeNetwork(await networks.xml(network, { signal }), { running, autostart }) : model;
-    return { network, model, outdated: comparable(now) !== comparable(model) };
+    return { network, model, outdated: differs(now, model) };
   } catch (error) {
     // It went while it was looked at.
     if (isLibvirtError(error, VirErr.NO_NETWORK)) return undefined;
@@ -54,9 +54,9 @@ async function look(libvirt: Libvirt, network: Network, signal: AbortSignal): Pr
   }
 }
 
-/** Without what changes beside the definition: fixed addresses of machines come and go with them. */
-function comparable({ owner: _owner, reservations: _theirs, bridge: _given, ...rest }: NetworkModel): string {
-  return JSON.stringify(rest);
+/** Fixed addresses of machines come and go with them; a bridge without a name in the definition gets one when it starts. */
+function differs(running: NetworkModel, stored: NetworkModel): boolean {
+  return diffNetwork({ ...stored, bridge: running.bridge }, running).length > 0;
 }
 
 /**

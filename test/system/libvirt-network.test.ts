@@ -143,7 +143,7 @@ describe("networks", { timeout: 120_000 }, () => {
     await virt.run("sh", "-c", "echo '<network><name>nets-theirs</name></network>' >/tmp/theirs.xml");
     await virt.virsh("net-define", "/tmp/theirs.xml");
     lab({ test: TEST, theirs: {} });
-    const plan = await ws.plan([], 2);
+    const plan = await ws.plan([], 6);
     expect(plan.actions.find((one) => one.address === "network.theirs")).toMatchObject({
       action: "blocked",
       reason: { code: "not-owned" },

@@ -17,6 +17,9 @@ export interface DhcpLease {
   readonly clientId: string | undefined;
 }
 
+/** The first place that fits. */
+const ANYWHERE = -1;
+
 /** Calls on virtual networks. All reject as RpcClient.call does. */
 export class Networks {
   readonly #calls: Calls;
@@ -82,16 +85,20 @@ export class Networks {
   }
 
   /**
-   * Changes one entry of a network while it runs; what is stored stays as it is. Servers before 7.2 take command and section in the
+   * Changes one entry of a network. Flags: Affect; default LIVE: what is stored stays as it is. Servers before 7.2 take command and section in the
    * other order (VIR_DRV_FEATURE_NETWORK_UPDATE_HAS_CORRECT_ORDER), which shows as E_LIBVIRT.
    */
   update(
     network: Network,
-    { command, section, xml }: { readonly command: number; readonly section: number; readonly xml: string },
+    {
+      command,
+      section,
+      xml,
+      flags = 1,
+    }: { readonly command: number; readonly section: number; readonly xml: string; readonly flags?: number },
     options?: CallOptions,
   ): Promise<void> {
-    // The first place that fits; VIR_NETWORK_UPDATE_AFFECT_LIVE.
-    const args = { network, command, section, parentIndex: -1, xml, flags: 1 };
+    const args = { network, command, section, parentIndex: ANYWHERE, xml, flags };
     return this.#client.call(call.networkUpdate, args, options);
   }
 
