@@ -5,7 +5,6 @@ import {
   type InventoryEntry,
   type KindContext,
   lastSegment,
-  type Machine,
   type MachineStatus,
   type Plain,
 } from "../../src/index.ts";
@@ -196,9 +195,4 @@ function labelsOf(host: InventoryEntry | undefined): Pick<Candidate, "labels" | 
 
 function text(value: Plain | undefined): string | undefined {
   return typeof value === "string" ? value : undefined;
-}
-
-/** The machine of a server in the pool. */
-export function machineOf(ctx: KindContext, server: PoolServer): Machine {
-  return ctx.machine(server.address);
 }
