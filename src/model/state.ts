@@ -64,6 +64,8 @@ export interface Snapshot {
 
 /** A cordon set at run time; an apply never clears it. */
 export interface Hold {
+  /** `decommissioned`: taken out of the lab for good. Absent: maintenance. */
+  readonly kind?: "decommissioned";
   readonly who: string;
   readonly why: string;
   readonly since: string;
@@ -120,12 +122,53 @@ export interface LockInfo {
   readonly pid_namespace?: string;
 }
 
+/** What a machine has, or what is taken of it. Memory and disk in bytes; `slots` counts workloads. */
+export interface Amounts {
+  readonly cpus?: number;
+  readonly memory?: number;
+  readonly disk?: number;
+  readonly slots?: number;
+}
+
+/** What tells one process from every other; see LockInfo. */
+export type HolderProcess = Pick<LockInfo, "pid" | "host" | "boot_id" | "started" | "machine_id" | "pid_namespace">;
+
 /** A reservation of a host's capacity or of a board. */
 export interface Lease {
   readonly resource: Address;
   readonly holder: string;
   readonly reason: string;
+  /** When it lapses, should nobody prolong it. */
   readonly until: string;
   /** Grows with every grant for this resource: what a marker on the hardware is compared with. */
   readonly epoch: number;
+  /** How much of it. Absent: all of it, and nobody else has any. */
+  readonly amounts?: Amounts;
+  /**
+   * It ends with this process: at once where that is seen to be dead, not before where it is seen to live, and at `until`
+   * where nobody can see. Absent: it stays until `until`, whatever becomes of who took it.
+   */
+  readonly process?: HolderProcess;
+  /** What it is for is there, and counted by whoever looks at the machine. */
+  readonly placed?: boolean;
+  /** When the work is expected to be done: only for how long others wait. */
+  readonly expected_end?: string;
+}
+
+/** Somebody who waits for capacity. */
+export interface Waiter {
+  /** The holder of the lease that it will get. */
+  readonly holder: string;
+  readonly reason: string;
+  /** The highest goes first, then the oldest. */
+  readonly priority: number;
+  readonly since: string;
+  /** It ends as a lease with a process does. */
+  readonly until: string;
+  readonly process: HolderProcess;
+  /** Resources that it could have by waiting: who came later leaves them alone. */
+  readonly wants: readonly Address[];
+  readonly amounts: Amounts;
+  /** Milliseconds that its work is expected to take. */
+  readonly estimate?: number;
 }

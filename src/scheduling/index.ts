@@ -1,8 +1,19 @@
-export { cordonOf } from "./cordon.ts";
-export { createLeaseTable, type LeaseRequest, type LeaseTable, type LeaseTableOptions } from "./leases.ts";
+export type { Amounts } from "../model/index.ts";
+export { type Decision, decide, type Demand, withLeases } from "./allocate.ts";
+export { Allocation } from "./allocation.ts";
+export { AMOUNTS, amountsText } from "./amounts.ts";
+export { cordonOf, standingOf } from "./cordon.ts";
+export { decommission, decommissionError, type Workload, workloadsOn } from "./decommission.ts";
 export {
-  type Amounts,
-  AMOUNTS,
+  createLeaseTable,
+  endText,
+  isEndless,
+  type LeaseRequest,
+  type LeaseTable,
+  type ReserveRequest,
+} from "./leases.ts";
+export { type Claimant, type GroupPolicy, type LabRules, readRules } from "./policy.ts";
+export {
   type Candidate,
   free,
   isLow,
@@ -15,6 +26,14 @@ export {
   utilization,
 } from "./requirements.ts";
 export {
+  type AllocateOptions,
+  type AllocationRequest,
+  createScheduler,
+  type Scheduler,
+  type SchedulerOptions,
+  type Waiting,
+} from "./scheduler.ts";
+export {
   explainRejected,
   nextCandidate,
   type Ranked,
@@ -24,3 +43,15 @@ export {
   selectionError,
   type SelectionRequest,
 } from "./select.ts";
+export {
+  type Health,
+  type HealthRules,
+  HEALTH_RULES,
+  observe,
+  type Poll,
+  shownStatus,
+  type StatusChange,
+  unknownHealth,
+} from "./status.ts";
+export type { LeaseTableOptions } from "./store.ts";
+export type { Part } from "./table.ts";

@@ -1,38 +1,61 @@
-import { resolve } from "node:path";
-import type { Low } from "lowdb";
 import { LabError } from "../diagnostics/index.ts";
-import { type Address, formatDuration, type Lease } from "../model/index.ts";
+import { type Address, formatDuration, type HolderProcess, type Lease, type Waiter } from "../model/index.ts";
+import { amountText } from "./amounts.ts";
+import { type LeaseTableOptions, TableFile } from "./store.ts";
 import {
-  acquireLock,
-  type Env,
-  type EnvOptions,
-  ifThere,
-  lockedDatabase,
-  makeEnv,
-  Names,
-  readError,
-} from "../state/index.ts";
+  type Conflict,
+  conflictOf,
+  findSame,
+  grant,
+  isLive,
+  liveLeases,
+  liveOn,
+  liveQueue,
+  type Moment,
+  type Part,
+  replaceLease,
+  withWaiter,
+} from "./table.ts";
 
 export interface LeaseRequest {
   readonly resource: Address;
   /** Who holds it: the same text again is the same holder. */
   readonly holder: string;
   readonly reason: string;
-  /** Milliseconds from now. */
+  /** Milliseconds from now; `Infinity`: until it is released. */
   readonly ttl: number;
+}
+
+/** Capacity of several resources, all or nothing: of a host, and of what the lab may use in all. */
+export interface ReserveRequest extends Omit<LeaseRequest, "resource"> {
+  readonly parts: readonly Part[];
+  /** It ends with this process, however much of `ttl` is left; prolong it while the work goes on. */
+  readonly tied?: boolean;
+  /** Milliseconds that the work is expected to take: for how long others wait. */
+  readonly estimate?: number;
 }
 
 /**
  * Reservations, in one table for all scopes. Each change is a short transaction under the table's own lock: read,
  * decide, replace. A lease that has lapsed may be taken; its epoch then grows, and whatever the former holder still
- * does with the old epoch can be told from the new holder's. Lapsing goes by the wall clock of whoever asks.
+ * does with the old epoch can be told from the new holder's. Lapsing goes by the wall clock of whoever asks, and for
+ * leases that are tied to a process, by whether that is seen to live.
+ *
+ * A lease without amounts is of the whole resource: nobody else has any of it. With amounts many hold it, as long as the
+ * sum fits what there is. One holder has at most one lease of a resource.
  */
 export interface LeaseTable {
   /**
-   * Takes a lease, or prolongs the one that this holder has (same epoch, never shortened). Rejects with E_LEASE_HELD,
-   * which says by whom, why and until when.
+   * Takes all of a resource, or prolongs the lease that this holder has (same epoch, never shortened). Rejects with
+   * E_LEASE_HELD, which says by whom, why and until when.
    */
   acquire(request: LeaseRequest, signal?: AbortSignal): Promise<Lease>;
+  /**
+   * Takes amounts, in the order of the parts; where this holder has some of a part already, that lease goes on with the
+   * new amounts. Rejects with E_LEASE_HELD where somebody has all of one, E_BUSY where one is full, E_NEVER_FITS where more is
+   * asked for than there is: nothing was taken then.
+   */
+  reserve(request: ReserveRequest, signal?: AbortSignal): Promise<readonly Lease[]>;
   /**
    * Sets the lease to end `ttl` milliseconds from now, lapsed or not, as long as nobody else took it (E_LEASE_HELD) and
    * it was not released (E_STATE_NOT_FOUND).
@@ -40,205 +63,151 @@ export interface LeaseTable {
   renew(lease: Lease, ttl: number, signal?: AbortSignal): Promise<Lease>;
   /** Gives it back; false where it is no longer this lease, which is then left alone. */
   release(lease: Lease, signal?: AbortSignal): Promise<boolean>;
-  /** The leases that have not lapsed, by resource. Takes no lock and writes nothing. */
+  /** Gives back all that a holder has, and its place in the queue; what that was. */
+  releaseAll(holder: string, signal?: AbortSignal): Promise<readonly Lease[]>;
+  /** The leases that have not lapsed, by resource and holder. Takes no lock and writes nothing. */
   list(): Promise<readonly Lease[]>;
-}
-
-export interface LeaseTableOptions extends EnvOptions {
-  /** The state's folder. */
-  readonly dir: string;
-  /** Milliseconds to wait for another transaction. */
-  readonly timeout?: number;
-}
-
-const FORMAT = 1;
-const DEFAULT_TIMEOUT = 30_000;
-
-interface LeaseFile {
-  readonly format_version: number;
-  /** By resource. A Map in memory, so that no name is special. */
-  readonly leases: ReadonlyMap<Address, Lease>;
-  /** The last epoch given for each resource; kept when the lease is given back. */
-  readonly epochs: ReadonlyMap<Address, number>;
+  /** Those who wait, in the order of their turn. Takes no lock and writes nothing. */
+  waiting(): Promise<readonly Waiter[]>;
 }
 
 export function createLeaseTable(options: LeaseTableOptions): LeaseTable {
-  return new FileLeases(resolve(options.dir), makeEnv(options), options.timeout ?? DEFAULT_TIMEOUT);
+  return new FileLeases(new TableFile(options));
 }
 
 class FileLeases implements LeaseTable {
-  readonly #names: Names;
-  readonly #env: Env;
-  readonly #timeout: number;
+  readonly #file: TableFile;
 
-  constructor(dir: string, env: Env, timeout: number) {
-    this.#names = new Names(dir, "leases");
-    this.#env = env;
-    this.#timeout = timeout;
+  constructor(file: TableFile) {
+    this.#file = file;
   }
 
-  acquire(request: LeaseRequest, signal?: AbortSignal): Promise<Lease> {
-    const { resource, holder, reason } = request;
-    return this.#transact(holder, signal, (file) => {
-      const now = this.#env.now().getTime();
-      const current = file.leases.get(resource);
-      const live = current !== undefined && !lapsed(current, now);
-      if (live && current.holder !== holder) throw held(current, now);
-      const epoch = live ? current.epoch : (file.epochs.get(resource) ?? 0) + 1;
-      const end = now + request.ttl;
-      const until = live && Date.parse(current.until) > end ? current.until : new Date(end).toISOString();
-      const lease: Lease = { resource, holder, reason, until, epoch };
-      return { result: lease, file: withLease(file, lease) };
+  async acquire(request: LeaseRequest, signal?: AbortSignal): Promise<Lease> {
+    const { resource, ...rest } = request;
+    const [lease] = await this.reserve({ ...rest, parts: [{ resource }] }, signal);
+    if (lease === undefined) throw new LabError("E_INTERNAL", "a lease was neither given nor refused");
+    return lease;
+  }
+
+  reserve(request: ReserveRequest, signal?: AbortSignal): Promise<readonly Lease[]> {
+    const { holder, parts } = request;
+    return this.#file.transact(holder, signal, (table, now) => {
+      for (const part of parts) {
+        const conflict = conflictOf(table, part, holder, now);
+        if (conflict !== undefined) throw conflictError(part, conflict, now);
+      }
+      const given = grant(table, parts, termsOf(request, this.#file.self, now), now);
+      return { result: given.leases, table: given.table };
     });
   }
 
   renew(lease: Lease, ttl: number, signal?: AbortSignal): Promise<Lease> {
-    return this.#transact(lease.holder, signal, (file) => {
-      const now = this.#env.now().getTime();
-      const current = file.leases.get(lease.resource);
-      if (current === undefined) throw gone(lease);
-      if (!sameLease(current, lease)) throw lapsed(current, now) ? gone(lease) : held(current, now);
-      const renewed: Lease = { ...current, until: new Date(now + ttl).toISOString() };
-      return { result: renewed, file: withLease(file, renewed) };
+    return this.#file.transact(lease.holder, signal, (table, now) => {
+      const current = findSame(table, lease);
+      if (current === undefined) {
+        const [other] = liveOn(table, lease.resource, now).filter((one) => one.amounts === undefined);
+        throw other === undefined ? gone(lease) : held(other, now);
+      }
+      const renewed: Lease = { ...current, until: timeAfter(now, ttl) };
+      return { result: renewed, table: replaceLease(table, current, renewed) };
     });
   }
 
   release(lease: Lease, signal?: AbortSignal): Promise<boolean> {
-    return this.#transact(lease.holder, signal, (file) => {
-      const current = file.leases.get(lease.resource);
-      if (current === undefined || !sameLease(current, lease)) return { result: false };
-      const leases = new Map(file.leases);
-      leases.delete(lease.resource);
-      return { result: true, file: { ...file, leases } };
+    return this.#file.transact(lease.holder, signal, (table) => {
+      const current = findSame(table, lease);
+      return current === undefined
+        ? { result: false }
+        : { result: true, table: replaceLease(table, current, undefined) };
+    });
+  }
+
+  releaseAll(holder: string, signal?: AbortSignal): Promise<readonly Lease[]> {
+    return this.#file.transact(holder, signal, (table, now) => {
+      const own = [...table.leases.values()].flat().filter((lease) => lease.holder === holder);
+      const freed = own.reduce((rest, lease) => replaceLease(rest, lease, undefined), table);
+      const live = own.filter((lease) => isLive(lease, now));
+      return { result: live, table: withWaiter(freed, holder, undefined, now) };
     });
   }
 
   async list(): Promise<readonly Lease[]> {
-    const data = await this.#read();
-    const now = this.#env.now().getTime();
-    return [...data.leases.values()]
-      .filter((lease) => !lapsed(lease, now))
-      .sort((a, b) => (a.resource < b.resource ? -1 : a.resource > b.resource ? 1 : 0));
+    return liveLeases(await this.#file.read(), this.#file.now());
   }
 
-  async #read(): Promise<LeaseFile> {
-    const path = this.#names.snapshot;
-    try {
-      const data = await ifThere(this.#env.fs.readFile(path));
-      return data === undefined ? EMPTY : parseFile(data.toString(), path);
-    } catch (error) {
-      throw readError(error, path);
-    }
-  }
-
-  async #transact<T>(
-    holder: string,
-    signal: AbortSignal | undefined,
-    change: (file: LeaseFile) => { readonly result: T; readonly file?: LeaseFile },
-  ): Promise<T> {
-    const request = { holder, purpose: "lease", timeout: this.#timeout, ...(signal && { signal }) };
-    const lock = await acquireLock(this.#env, this.#names, request);
-    try {
-      const codec = { parse: (text: string) => parseFile(text, this.#names.snapshot), format: formatFile };
-      const db: Low<LeaseFile> = lockedDatabase(this.#env, this.#names, lock, codec, EMPTY);
-      await db.read();
-      const { result, file } = change(db.data);
-      if (file !== undefined) {
-        db.data = file;
-        await db.write();
-      }
-      return result;
-    } finally {
-      await lock.release();
-    }
+  async waiting(): Promise<readonly Waiter[]> {
+    return liveQueue(await this.#file.read(), this.#file.now());
   }
 }
 
-const EMPTY: LeaseFile = { format_version: FORMAT, leases: new Map(), epochs: new Map() };
+/** The last moment that four digits of a year can say: what `Infinity` becomes. */
+const LAST = Date.UTC(9999, 11, 31, 23, 59, 59, 999);
 
-function withLease(file: LeaseFile, lease: Lease): LeaseFile {
+/** True where only a release ends the lease. */
+export function isEndless(lease: Pick<Lease, "until">): boolean {
+  return Date.parse(lease.until) >= LAST;
+}
+
+export function timeAfter(now: Moment, ttl: number): string {
+  return new Date(Math.min(LAST, now.at + ttl)).toISOString();
+}
+
+export function termsOf(
+  request: Pick<ReserveRequest, "holder" | "reason" | "ttl" | "tied" | "estimate">,
+  self: HolderProcess,
+  now: Moment,
+): Parameters<typeof grant>[2] {
+  const { holder, reason, ttl, tied, estimate } = request;
   return {
-    ...file,
-    leases: new Map(file.leases).set(lease.resource, lease),
-    epochs: new Map(file.epochs).set(lease.resource, lease.epoch),
+    holder,
+    reason,
+    until: timeAfter(now, ttl),
+    ...(tied === true && { process: self }),
+    ...(estimate !== undefined && { expected_end: timeAfter(now, estimate) }),
   };
 }
 
-function lapsed(lease: Lease, now: number): boolean {
-  return Date.parse(lease.until) <= now;
+/** Until when, for people: a lease that is tied to a process has no time of its own. */
+export function endText(lease: Lease, at: number): string {
+  if (lease.process !== undefined) return `as long as process ${lease.process.pid} on ${lease.process.host} runs`;
+  if (isEndless(lease)) return "until it is released";
+  const left = formatDuration(Math.max(1000, Math.ceil((Date.parse(lease.until) - at) / 1000) * 1000));
+  return `until ${lease.until} (${left} left)`;
 }
 
-function sameLease(a: Lease, b: Lease): boolean {
-  return a.holder === b.holder && a.epoch === b.epoch;
-}
-
-function held(lease: Lease, now: number): LabError {
-  const left = formatDuration(Math.max(1000, Math.ceil((Date.parse(lease.until) - now) / 1000) * 1000));
+function held(lease: Lease, now: Moment): LabError {
   return new LabError(
     "E_LEASE_HELD",
-    `${lease.resource} is leased by ${lease.holder} until ${lease.until} (${left} left): ${lease.reason}`,
+    `${lease.resource} is leased by ${lease.holder} ${endText(lease, now.at)}: ${lease.reason}`,
     { address: lease.resource, retryable: true, hint: "wait until then, or ask the holder to release it" },
   );
+}
+
+/** What is in the way of a part, as a sentence without its end. */
+export function conflictText(conflict: Conflict, at: number): string {
+  if (conflict.is === "held") {
+    const { by } = conflict;
+    return `${by.holder} has ${by.amounts === undefined ? "all of it" : "some of it"} ${endText(by, at)}: ${by.reason}`;
+  }
+  const { key, asked, taken, capacity } = conflict;
+  return conflict.permanent
+    ? `it has ${amountText(key, capacity)}, and ${amountText(key, asked)} are asked for`
+    : `${amountText(key, taken)} of ${amountText(key, capacity)} are reserved, ${amountText(key, asked)} more are asked for`;
+}
+
+function conflictError(part: Part, conflict: Conflict, now: Moment): LabError {
+  if (conflict.is === "held") return held(conflict.by, now);
+  const permanent = conflict.permanent;
+  return new LabError(permanent ? "E_NEVER_FITS" : "E_BUSY", `${part.resource}: ${conflictText(conflict, now.at)}`, {
+    address: part.resource,
+    retryable: !permanent,
+    hint: permanent ? "ask for less" : "`labctl leases` shows who has it; release some of it, or wait",
+  });
 }
 
 function gone(lease: Lease): LabError {
   return new LabError("E_STATE_NOT_FOUND", `the lease of ${lease.resource} (epoch ${lease.epoch}) is no longer there`, {
     address: lease.resource,
     hint: "it lapsed or was released, and maybe taken by others since; acquire it again",
-  });
-}
-
-function formatFile(file: LeaseFile): string {
-  const { format_version } = file;
-  const data = { format_version, leases: sorted(file.leases), epochs: sorted(file.epochs) };
-  return `${JSON.stringify(data, null, 2)}\n`;
-}
-
-function sorted<T>(map: ReadonlyMap<string, T>): Record<string, T> {
-  return Object.fromEntries([...map].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0)));
-}
-
-function parseFile(text: string, path: string): LeaseFile {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw damaged(path, error instanceof Error ? error.message : String(error));
-  }
-  if (!isObject(value)) throw damaged(path, "it is not a JSON object");
-  const { format_version, leases, epochs } = value;
-  if (typeof format_version === "number" && format_version > FORMAT) {
-    throw new LabError("E_STATE_VERSION", `${path} has format ${format_version}, and this labctl knows ${FORMAT}`, {
-      hint: "use the labctl version that wrote it, or a later one",
-    });
-  }
-  if (format_version !== FORMAT || !isObject(leases) || !isObject(epochs)) throw damaged(path, "its parts are missing");
-  const out = new Map<Address, Lease>();
-  for (const [resource, lease] of Object.entries(leases)) {
-    if (!isLease(resource, lease)) throw damaged(path, `the lease of ${JSON.stringify(resource)} cannot be read`);
-    out.set(resource, lease);
-  }
-  const numbers = new Map<Address, number>();
-  for (const [resource, epoch] of Object.entries(epochs)) {
-    if (typeof epoch !== "number") throw damaged(path, `the epoch of ${JSON.stringify(resource)} is not a number`);
-    numbers.set(resource, epoch);
-  }
-  return { format_version: FORMAT, leases: out, epochs: numbers };
-}
-
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return value !== null && typeof value === "object" && !Array.isArray(value);
-}
-
-function isLease(resource: string, value: unknown): value is Lease {
-  if (!isObject(value)) return false;
-  const { holder, reason, until, epoch } = value;
-  const texts = typeof holder === "string" && typeof reason === "string" && typeof until === "string";
-  return texts && value["resource"] === resource && typeof epoch === "number" && !Number.isNaN(Date.parse(until));
-}
-
-function damaged(path: string, why: string): LabError {
-  return new LabError("E_STATE_DAMAGED", `${path} is damaged: ${why}`, {
-    hint: "nothing was changed; once no machine or board of the lab is in use, move the file away to begin without leases",
   });
 }

@@ -1,5 +1,7 @@
-import { formatSize, parseSize, type Plain, SIZE_PATTERN } from "../model/index.ts";
+import { coerce, satisfies, validRange } from "semver";
+import { type Amounts, formatSize, parseSize, type Plain, SIZE_PATTERN } from "../model/index.ts";
 import type { Schema } from "../provider/index.ts";
+import { AMOUNTS, amountText, nounOf } from "./amounts.ts";
 
 /** What is asked of a machine. Sizes in bytes. */
 export interface Requirements {
@@ -10,20 +12,17 @@ export interface Requirements {
   readonly kvm?: boolean;
   readonly nested_virt?: boolean;
   readonly toolchain?: string;
+  /** Any of these. */
+  readonly board_types?: readonly string[];
+  /** All of these. */
+  readonly peripherals?: readonly string[];
+  /** This one, or a range: `>=2026.04`. */
+  readonly firmware_version?: string;
   readonly labels?: Readonly<Record<string, string>>;
   readonly group?: string;
   /** Names of hosts, the best first: taken where they fit, and left where they do not. */
   readonly prefer?: readonly string[];
 }
-
-/** What a machine has, or what is taken of it. Memory and disk in bytes; `slots` counts workloads. */
-export interface Amounts {
-  readonly cpus?: number;
-  readonly memory?: number;
-  readonly disk?: number;
-  readonly slots?: number;
-}
-export const AMOUNTS = ["cpus", "memory", "disk", "slots"] as const satisfies readonly (keyof Amounts)[];
 
 export type MachineStatus = "online" | "offline" | "degraded" | "maintenance" | "unknown";
 
@@ -35,6 +34,8 @@ export interface Candidate {
   readonly status: MachineStatus;
   /** Why it is not online: what was said when it was put into maintenance, the error when it was looked at. */
   readonly why?: string;
+  /** Taken out of the lab: waiting for it does not help. */
+  readonly decommissioned?: boolean;
   readonly arch: string;
   /** Other architectures that it serves, by emulation or by cross-compilers. */
   readonly also?: readonly string[];
@@ -55,6 +56,9 @@ export interface Candidate {
   readonly nested_virt?: boolean;
   readonly labels?: Readonly<Record<string, string>>;
   readonly group?: string;
+  readonly board_type?: string;
+  readonly peripherals?: readonly string[];
+  readonly firmware_version?: string;
   readonly toolchains?: readonly { readonly name: string; readonly arch: string; readonly version: string }[];
   /** Milliseconds since the epoch at which something there is expected to end. */
   readonly next_free?: number;
@@ -90,11 +94,12 @@ function lacking(wanted: Requirements, machine: Candidate): Unmet[] {
   for (const key of ["cpus", "memory", "disk"] as const) {
     const [asked, has] = [wanted[key], machine.total[key]];
     if (asked !== undefined && has !== undefined && asked > has)
-      never(key, `it has ${shown(key, has)}, and ${shown(key, asked)} are asked for`);
+      never(key, `it has ${amountText(key, has)}, and ${amountText(key, asked)} are asked for`);
   }
   if (wanted.kvm === true && machine.kvm !== true) never("kvm", "KVM does not work there");
   if (wanted.nested_virt === true && machine.nested_virt !== true)
     never("nested_virt", "nested virtualization does not work there");
+  out.push(...lackingBoard(wanted, machine));
   for (const [name, value] of Object.entries(wanted.labels ?? {})) {
     const has = Object.hasOwn(machine.labels ?? {}, name) ? machine.labels?.[name] : undefined;
     if (has !== value)
@@ -105,12 +110,48 @@ function lacking(wanted: Requirements, machine: Candidate): Unmet[] {
   return out;
 }
 
+function lackingBoard(wanted: Requirements, machine: Candidate): Unmet[] {
+  const out: Unmet[] = [];
+  const never = (what: string, text: string): void => void out.push({ what, text, permanent: true });
+  const { board_types: types, firmware_version: version } = wanted;
+  if (types !== undefined && !(machine.board_type !== undefined && types.includes(machine.board_type)))
+    never(
+      "board_types",
+      machine.board_type === undefined
+        ? "it is not a board"
+        : `it is of the type ${machine.board_type}, not ${types.join(" or ")}`,
+    );
+  const absent = (wanted.peripherals ?? []).filter((one) => machine.peripherals?.includes(one) !== true);
+  if (absent.length > 0) never("peripherals", `it has no ${absent.join(", ")}`);
+  if (version !== undefined && !meetsVersion(machine.firmware_version, version)) {
+    const has = machine.firmware_version;
+    never(
+      "firmware_version",
+      has === undefined ? "nobody knows the version of its firmware" : `its firmware is ${has}, not ${version}`,
+    );
+  }
+  return out;
+}
+
+/** The same text, or a version within a range. Firmware is numbered in many ways: `2026.07` counts as 2026.7.0. */
+function meetsVersion(has: string | undefined, wanted: string): boolean {
+  if (has === undefined || has === wanted) return has === wanted;
+  if (!/^[<>=^~]/.test(wanted)) return false;
+  const plain = (text: string): string => text.replace(/(?<=^|[.\s<>=^~v])0+(?=\d)/g, "");
+  const range = validRange(plain(wanted));
+  const version = coerce(plain(has));
+  return range !== null && version !== null && satisfies(version, range);
+}
+
 function hasToolchain(machine: Candidate, name: string, arch: string | undefined): boolean {
   return (machine.toolchains ?? []).some((one) => one.name === name && (arch === undefined || one.arch === arch));
 }
 
 /** Its state at this moment. */
 function unfit(machine: Candidate): Unmet[] {
+  if (machine.decommissioned === true) {
+    return [{ what: "status", text: machine.why ?? "it is decommissioned", permanent: true }];
+  }
   if (machine.status === "online") return [];
   const why = machine.why === undefined ? "" : `: ${machine.why}`;
   const text = machine.status === "maintenance" ? `it is in maintenance${why}` : `it is ${machine.status}${why}`;
@@ -126,15 +167,19 @@ function taken(wanted: Requirements, machine: Candidate): Unmet[] {
     if (total === undefined) continue;
     const asked = key === "slots" ? 1 : (wanted[key] ?? 0);
     const busy = inUse(machine, key);
-    // Utilization is of what runs there; a queue of slots is full when it is full.
-    const limit = key === "slots" || key === "disk" ? total : total * (machine.max_utilization ?? 1);
+    const share = machine.max_utilization ?? 1;
+    // Of memory the share counts with what is asked for. Processors are few, and shared: one of two is half of them.
+    const limit = key === "memory" ? total * share : total;
     if (asked > total) continue;
-    if (busy + asked > limit && asked > 0) not(key, fullText(key, busy, total, asked, machine.max_utilization));
-    else if (key !== "slots" && key !== "disk" && machine.max_utilization !== undefined && busy > limit)
-      not(
-        key,
-        `${percent(busy / total)} of its ${NOUNS[key]} are in use, more than ${percent(machine.max_utilization)}`,
-      );
+    if (asked > limit) {
+      const all = amountText(key, total);
+      const text = `above ${percent(share)} of its ${all} nothing new comes, and ${amountText(key, asked)} are asked for`;
+      out.push({ what: key, text, permanent: true });
+    } else if (busy + asked > limit && asked > 0) {
+      not(key, fullText(key, busy, total, asked, machine.max_utilization));
+    } else if ((key === "memory" || key === "cpus") && busy > total * share) {
+      not(key, `${percent(busy / total)} of its ${nounOf(key)} are in use, more than ${percent(share)}`);
+    }
   }
   if (isLow(machine) && machine.on_low_disk !== "warn") {
     const { disk } = free(machine);
@@ -177,26 +222,14 @@ export function utilization(wanted: Requirements, machine: Candidate): number {
   return Math.max(...shares, Math.min(1, machine.load ?? 0));
 }
 
-const NOUNS = { cpus: "processors", memory: "memory", disk: "disk", slots: "places" } as const;
-
-function shown(key: keyof Amounts, amount: number): string {
-  return key === "memory" || key === "disk"
-    ? `${formatSize(amount)} of ${NOUNS[key]}`
-    : `${round(amount)} ${NOUNS[key]}`;
-}
-
 function fullText(key: keyof Amounts, busy: number, total: number, asked: number, share: number | undefined): string {
-  if (key === "slots") return `all of its ${round(total)} places are taken`;
-  const limit = share === undefined || key === "disk" ? "" : `, and above ${percent(share)} nothing new comes`;
-  return `${shown(key, busy)} of ${shown(key, total)} are in use, ${shown(key, asked)} more are asked for${limit}`;
+  if (key === "slots") return `all of its ${amountText(key, total)} are taken`;
+  const limit = share === undefined || key !== "memory" ? "" : `, and above ${percent(share)} nothing new comes`;
+  return `${amountText(key, busy)} of ${amountText(key, total)} are in use, ${amountText(key, asked)} more are asked for${limit}`;
 }
 
 function percent(share: number): string {
   return `${Math.round(share * 100)}%`;
-}
-
-function round(amount: number): string {
-  return String(Math.round(amount * 100) / 100);
 }
 
 const SIZE: Schema = { type: "string", pattern: SIZE_PATTERN, "x-labctl": { unit: "size" } };
@@ -217,6 +250,24 @@ export const REQUIRES_SCHEMA = {
     kvm: { type: "boolean", description: "KVM must work there, found out by using it.", examples: [true] },
     nested_virt: { type: "boolean", description: "Machines there must be able to run machines.", examples: [true] },
     toolchain: { type: "string", description: "A compiler by name.", examples: ["gcc-12"] },
+    board_types: {
+      type: "array",
+      items: { type: "string" },
+      description: "A board of any of these types.",
+      examples: [["raspberry_pi_4"]],
+    },
+    peripherals: {
+      type: "array",
+      items: { type: "string" },
+      description: "What the board must have, all of it.",
+      examples: [["wifi"]],
+    },
+    firmware_version: {
+      type: "string",
+      minLength: 1,
+      description: "Version of the board's firmware, or a range of versions.",
+      examples: ["2026.07", ">=2026.04"],
+    },
     labels: {
       type: "object",
       additionalProperties: { type: "string" },

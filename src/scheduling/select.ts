@@ -36,8 +36,16 @@ export interface Selection {
   readonly expected_wait?: number;
 }
 
-/** Pure: the same request and machines give the same selection, in whatever order they come. */
-export function select(request: SelectionRequest, candidates: readonly Candidate[], now: number): Selection {
+/**
+ * Pure: the same request and machines give the same selection, in whatever order they come. `more`: what else is against a
+ * machine, for reasons that are not its own.
+ */
+export function select(
+  request: SelectionRequest,
+  candidates: readonly Candidate[],
+  now: number,
+  more: (one: Candidate) => readonly Unmet[] = () => [],
+): Selection {
   const { requires, sticky } = request;
   const preferred = (one: Candidate): number => {
     const at = (requires.prefer ?? []).findIndex((name) => name === one.name || name === one.address);
@@ -47,7 +55,7 @@ export function select(request: SelectionRequest, candidates: readonly Candidate
   const rejected: Rejected[] = [];
   const ends: number[] = [];
   for (const one of [...candidates].sort(byAddress)) {
-    const why = unmet(requires, one);
+    const why = [...unmet(requires, one), ...more(one)];
     if (why.length === 0) {
       fitting.push({ one, load: utilization(requires, one) });
       continue;

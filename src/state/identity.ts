@@ -1,6 +1,5 @@
 import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
-import type { LockInfo } from "../model/index.ts";
 
 /** What tells one process from every other, across reboots, reused pids, containers and machines. */
 export interface ProcessIdentity {
@@ -21,7 +20,7 @@ export type Liveness = "alive" | "dead" | "unknown";
 
 export interface ProcessTable {
   readonly self: ProcessIdentity;
-  liveness(holder: LockInfo): Liveness;
+  liveness(holder: ProcessIdentity): Liveness;
 }
 
 export function systemProcesses(): ProcessTable {
@@ -44,7 +43,7 @@ function ownIdentity(): ProcessIdentity {
   };
 }
 
-function judge(self: ProcessIdentity, holder: LockInfo): Liveness {
+function judge(self: ProcessIdentity, holder: ProcessIdentity): Liveness {
   if (holder.host !== self.host) return "unknown";
   if (self.boot_id !== holder.boot_id) {
     // The same machine after a reboot. Without a machine id two machines of one name cannot be told from it.
