@@ -5,6 +5,13 @@ import { busyboxInitramfs, debianKernel } from "../support/kernels.ts";
 import { startLibvirtd, type TestLibvirtd } from "../support/libvirtd.ts";
 import { createWorkspace, hostOf, type Workspace } from "../support/workspace.ts";
 
+/** Says that it is up, and stays so. */
+const INIT = `#!/bin/sh
+mount -t proc proc /proc; mount -t devtmpfs dev /dev
+echo "labctl-test: up $(uname -r)"
+while :; do sleep 60; done
+`;
+
 let virt: TestLibvirtd;
 let ws: Workspace;
 let boot: object;
@@ -32,7 +39,11 @@ function lab(vm: object = {}): void {
 }
 
 beforeAll(async () => {
-  const [started, kernel, initrd] = await Promise.all([startLibvirtd(), debianKernel("x86_64"), busyboxInitramfs()]);
+  const [started, kernel, initrd] = await Promise.all([
+    startLibvirtd(),
+    debianKernel("x86_64"),
+    busyboxInitramfs({ init: INIT }),
+  ]);
   virt = started;
   release = kernel.release;
   boot = { kernel: kernel.image, initrd, cmdline: "console=ttyS0 panic=0" };
@@ -57,17 +68,17 @@ describe("machines", { timeout: 180_000 }, () => {
     );
     await expect
       .poll(() => virt.run("cat", "/var/log/libvirt/qemu/vms-box-console.log"), { timeout: 90_000, interval: 1000 })
-      .toContain(`Linux version ${release}`);
+      .toContain(`labctl-test: up ${release}`);
     expect(await ws.pending()).toEqual({});
   });
 
   test("change while they run: processors, autostart, cards", async () => {
-    const pid = await virt.run("pgrep", "-f", "guest=vms-box");
+    const pid = await virt.run("cat", "/run/libvirt/qemu/vms-box.pid");
     lab({ cpus: { count: 2, max: 2 }, autostart: true, networks: ["test", { network: "test" }] });
     await ws.apply();
     expect(await virt.virsh("vcpucount", "vms-box", "--live", "--active")).toBe("2");
     expect((await virt.virsh("domiflist", "vms-box")).split("\n")).toHaveLength(2);
-    expect(await virt.run("pgrep", "-f", "guest=vms-box")).toBe(pid);
+    expect(await virt.run("cat", "/run/libvirt/qemu/vms-box.pid")).toBe(pid);
     expect(await ws.pending()).toEqual({});
   });
 
