@@ -229,4 +229,4 @@ export function guestUnavailable(): string | undefined {
 }
 
 /** Threads that the guest's two processors may have of this machine. */
-export const GUEST_CPUS = Math.min(2, availableParallelism());
+const GUEST_CPUS = Math.min(2, availableParallelism());
