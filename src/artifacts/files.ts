@@ -49,11 +49,6 @@ export function ownerOf(name: string): "alive" | "dead" | "unknown" {
     ...rest,
     ...(started !== "0" && { started }),
     pid: Number(pid),
-    token: 0,
-    holder: "",
-    purpose: "",
-    since: "",
-    lease_until: 0,
   });
 }
 

@@ -167,7 +167,7 @@ test("Resource Reservation Consistency", async () => {
             const file = JSON.parse(text) as { epochs?: Record<string, number>; leases?: Record<string, Lease[]> };
             const kept = Object.values(file.leases ?? {}).flat();
             if (shown(kept).join() === shown(after).join()) model.all = after;
-            model.epochs = { ...(file.epochs ?? {}) };
+            model.epochs = { ...file.epochs };
             for (const [name, epoch] of Object.entries(epochs)) {
               expect(model.epochs[name] ?? 0).toBeGreaterThanOrEqual(epoch);
             }

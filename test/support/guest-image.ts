@@ -5,7 +5,7 @@
 import { execFile, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 
@@ -227,6 +227,3 @@ export function guestUnavailable(): string | undefined {
   if (missing.length > 0) return `the guest needs the packages ${missing.map((tool) => TOOLS[tool]).join(", ")}`;
   return undefined;
 }
-
-/** Threads that the guest's two processors may have of this machine. */
-const GUEST_CPUS = Math.min(2, availableParallelism());
