@@ -133,7 +133,8 @@ export function fstabScript(before: string, after: string): ShellText {
   if [ "\${labctl_d%% *}" != ${sha256(before)} ]; then echo "it changed a moment ago"; return 1; fi
   rm -f -- /etc/fstab.labctl-new && cp -p -- /etc/fstab /etc/fstab.labctl-new &&
     printf %s ${body} | base64 -d >/etc/fstab.labctl-new &&
-    { sync -- /etc/fstab.labctl-new 2>/dev/null || sync; } && mv -f -- /etc/fstab.labctl-new /etc/fstab
+    { sync -- /etc/fstab.labctl-new 2>/dev/null || sync; } && mv -f -- /etc/fstab.labctl-new /etc/fstab &&
+    { sync -- /etc 2>/dev/null || sync; }
 }
 labctl_try fstab labctl_fstab
 # Its units are made from the table: until it reads it again it mounts, and waits for, what stood there before.

@@ -13,8 +13,10 @@ const TRY = new ShellText(String.raw`labctl_try() {
 }
 labctl_write() {
   rm -f -- "$1.labctl-new" && ( set -C; printf %s "$2" | base64 -d >"$1.labctl-new" ) && chmod 0644 "$1.labctl-new" &&
-    { sync -- "$1.labctl-new" 2>/dev/null || sync; } && mv -f -- "$1.labctl-new" "$1"
+    labctl_sync "$1.labctl-new" && mv -f -- "$1.labctl-new" "$1" && labctl_sync "${"$"}{1%/*}"
 }
+# Of a file its content, of a folder its names: without it a power failure takes back what was reported as done.
+labctl_sync() { sync -- "$1" 2>/dev/null || sync; }
 labctl_into() { printf '%s\n' "$2" >"$1"; }`);
 
 export interface StepError {

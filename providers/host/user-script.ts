@@ -161,6 +161,8 @@ export function userScript(work: UserWork): ShellText {
       ),
     );
   }
+  // A group that was taken away, and is back after a power failure, would look like somebody else's.
+  if (steps.length > 0) steps.push(sh`sync -- /etc 2>/dev/null || sync`);
   return shJoin(steps);
 }
 
@@ -190,7 +192,8 @@ labctl_keys() {
   [ -d ${folder} ] || { mkdir -m 0700 -- ${folder} && chown -- ${owner} ${folder}; } || return 1
   rm -f -- ${temp}
   ( set -C; printf %s ${body} | base64 -d >${temp} ) && chown -- ${owner} ${temp} && chmod 0600 -- ${temp} &&
-    { sync -- ${temp} 2>/dev/null || sync; } && mv -f -- ${temp} ${file}
+    { sync -- ${temp} 2>/dev/null || sync; } && mv -f -- ${temp} ${file} &&
+    { sync -- ${folder} 2>/dev/null || sync; }
 }
 labctl_m=$(labctl_keys 2>&1) || { printf 'E keys '; printf %s "$labctl_m" | tr '\n' ' '; echo; exit 0; }`;
 }

@@ -1,4 +1,12 @@
-import { defineKind, LabError, type Machine, type OperationContext, shJoin, type ShellText } from "../../src/index.ts";
+import {
+  defineKind,
+  LabError,
+  type Machine,
+  type OperationContext,
+  type PropertyDiff,
+  shJoin,
+  type ShellText,
+} from "../../src/index.ts";
 import { failure, machineOf, PROLOGUE, readByMachine, refuseUnproven, requireSuccess, runScript } from "./common.ts";
 import { sha256 } from "./entries.ts";
 import { afterForUser } from "./order.ts";
@@ -99,21 +107,30 @@ async function reconcile(ctx: OperationContext, item: UserItem): Promise<Observe
     }),
   );
   const made = await look(ctx, machine, desired.name);
-  if (made === undefined) throw mismatch(item, ["name"]);
+  if (made === undefined) throw mismatch(item, [{ path: "name" }]);
   await writeKeys(ctx, item, made, mergeKeys(made.raw, desired, item.prior));
   const after = await look(ctx, machine, desired.name);
-  if (after === undefined) throw mismatch(item, ["name"]);
+  if (after === undefined) throw mismatch(item, [{ path: "name" }]);
   const observed = observedOf(after);
-  const differing = diffUser({ desired, observed, prior: item.prior }).map((change) => change.path);
+  const differing = diffUser({ desired, observed, prior: item.prior });
   if (differing.length > 0) throw mismatch(item, differing);
   return observed;
 }
 
-function mismatch(item: UserItem, paths: readonly string[]): LabError {
-  return new LabError("E_MISMATCH", `${paths.join(", ")} of ${item.desired.name} did not become what was asked for`, {
-    address: item.address,
-    hint: "is the user kept in a directory service (LDAP, SSSD) rather than on the host?",
-  });
+function mismatch(item: UserItem, differing: readonly PropertyDiff[]): LabError {
+  const { name } = item.desired;
+  const paths = differing.map(({ path }) => path).join(", ");
+  const now = differing
+    .map(({ path, before }) => `${path} is ${before === undefined ? "absent" : JSON.stringify(before)}`)
+    .join("; ");
+  return new LabError(
+    "E_MISMATCH",
+    `${paths} of ${name} did not become what was asked for: ${now.length > 500 ? `${now.slice(0, 500)}…` : now}`,
+    {
+      address: item.address,
+      hint: "is the user kept in a directory service (LDAP, SSSD) rather than on the host?",
+    },
+  );
 }
 
 /** Removes a user that labctl made; gives one that was there before its groups, keys and fields back. */
