@@ -327,6 +327,7 @@ Deleting lets it shut down, for a while, and removes what it alone has: layers o
   schema: vmSchema,
   attributes: vmAttributes,
   ownership: "exclusive",
+  experimental: true,
 
   on: hostAddress,
 

@@ -58,7 +58,7 @@ afterAll(async () => {
 describe("machines", { timeout: 180_000 }, () => {
   test("boot, and are made once", async () => {
     lab();
-    await ws.apply();
+    await ws.apply(["--experimental"]);
     expect(await virt.virsh("domstate", "vms-box")).toBe("running");
     const xml = await virt.virsh("dumpxml", "vms-box");
     expect(xml).toContain('address="vm.box"');
@@ -69,27 +69,27 @@ describe("machines", { timeout: 180_000 }, () => {
     await expect
       .poll(() => virt.run("cat", "/var/log/libvirt/qemu/vms-box-console.log"), { timeout: 90_000, interval: 1000 })
       .toContain(`labctl-test: up ${release}`);
-    expect(await ws.pending()).toEqual({});
+    expect(await ws.pending(["--experimental"])).toEqual({});
   });
 
   test("change while they run: processors, autostart, cards", async () => {
     const pid = await virt.run("cat", "/run/libvirt/qemu/vms-box.pid");
     lab({ cpus: { count: 2, max: 2 }, autostart: true, networks: ["test", { network: "test" }] });
-    await ws.apply();
+    await ws.apply(["--experimental"]);
     expect(await virt.virsh("vcpucount", "vms-box", "--live", "--active")).toBe("2");
     expect((await virt.virsh("domiflist", "vms-box")).split("\n")).toHaveLength(2);
     expect(await virt.run("cat", "/run/libvirt/qemu/vms-box.pid")).toBe(pid);
-    expect(await ws.pending()).toEqual({});
+    expect(await ws.pending(["--experimental"])).toEqual({});
   });
 
   test("what happens behind labctl's back is named, and mended", async () => {
     await virt.virsh("destroy", "vms-box");
-    expect(await ws.pending()).toEqual({ "vm.box": "update running" });
+    expect(await ws.pending(["--experimental"])).toEqual({ "vm.box": "update running" });
     await virt.virsh("autostart", "--disable", "vms-box");
-    expect(await ws.pending()).toEqual({ "vm.box": "update autostart, running" });
-    await ws.apply();
+    expect(await ws.pending(["--experimental"])).toEqual({ "vm.box": "update autostart, running" });
+    await ws.apply(["--experimental"]);
     expect(await virt.virsh("domstate", "vms-box")).toBe("running");
-    expect(await ws.pending()).toEqual({});
+    expect(await ws.pending(["--experimental"])).toEqual({});
   });
 
   test("what cannot change live restarts them, and the plan says so", async () => {
@@ -97,24 +97,24 @@ describe("machines", { timeout: 180_000 }, () => {
     const plan = await ws.plan([], 2);
     const action = plan.actions.find((one) => one.address === "vm.box");
     expect(action?.changes.find((one) => one.path === "memory.max")?.effect).toBe("restart");
-    await ws.apply();
+    await ws.apply(["--experimental"]);
     expect(await virt.virsh("dominfo", "vms-box")).toMatch(/Max memory: +327680 KiB/);
-    expect(await ws.pending()).toEqual({});
+    expect(await ws.pending(["--experimental"])).toEqual({});
   });
 
   test("libvirt that was killed: machines go on, and the next apply converges", async () => {
     await virt.kill();
     lab({ memory: "320MiB", running: false });
-    const run = await ws.run(["apply", "--auto-approve"]);
+    const run = await ws.run(["apply", "--auto-approve", "--experimental"]);
     expect(run.code, run.output).toBe(5);
     await virt.start();
-    await ws.apply();
+    await ws.apply(["--experimental"]);
     expect(await virt.virsh("domstate", "vms-box")).toBe("shut off");
-    expect(await ws.pending()).toEqual({});
+    expect(await ws.pending(["--experimental"])).toEqual({});
   });
 
   test("destroy leaves nothing", async () => {
-    await ws.destroy();
+    await ws.destroy(["--experimental"]);
     expect(await virt.virsh("list", "--all", "--name")).toBe("");
     expect(await virt.run("sh", "-c", "ls -A /var/lib/libvirt/images /var/lib/libvirt/labctl/vms")).not.toContain(
       "vms-box",
