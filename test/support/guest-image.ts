@@ -4,7 +4,7 @@
  */
 import { execFile, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -130,18 +130,16 @@ apt-get -q download "$name"
 dpkg-deb --fsys-tarfile ./"$name"_*.deb | tar -x --keep-directory-symlink
 rm -f ./"$name"_*.deb`;
 
-/** Where its parts are. */
-export interface GuestImage {
+/** Where its parts are: `key` is a private key that root and `lab` accept, `hostKeyFile` the public key that sshd shows. */
+interface GuestImage {
   readonly disk: string;
   readonly kernel: string;
   readonly initrd: string;
-  /** Private key that root and `lab` accept. */
   readonly key: string;
-  /** What sshd there shows, as in known_hosts: type and key. */
-  readonly hostKey: string;
+  readonly hostKeyFile: string;
 }
 
-function imageAt(folder: string): Omit<GuestImage, "hostKey"> & { readonly hostKeyFile: string } {
+function imageAt(folder: string): GuestImage {
   return {
     disk: join(folder, "disk.img"),
     kernel: join(folder, "vmlinuz"),
@@ -152,7 +150,7 @@ function imageAt(folder: string): Omit<GuestImage, "hostKey"> & { readonly hostK
 }
 
 /** The folder of the image, made where there is none yet. */
-export async function guestImage(): Promise<ReturnType<typeof imageAt>> {
+export async function guestImage(): Promise<GuestImage> {
   const recipe = JSON.stringify([PACKAGES, EARLY, EARLY_INIT, CUSTOMIZE, KERNEL, FETCH_KERNEL, MMDEBSTRAP]);
   const folder = join(CACHE, createHash("sha256").update(recipe).digest("hex").slice(0, 16));
   if (!existsSync(folder)) await build(folder);
@@ -177,8 +175,12 @@ const MMDEBSTRAP = [
 
 async function build(folder: string): Promise<void> {
   mkdirSync(CACHE, { recursive: true });
-  // Images of older recipes, and what a build that was killed left.
-  for (const name of readdirSync(CACHE)) rmSync(join(CACHE, name), { recursive: true, force: true });
+  // Images of older recipes, and what a build that was killed left; one that is at work is left alone.
+  for (const name of readdirSync(CACHE)) {
+    const path = join(CACHE, name);
+    if (!name.startsWith("new-") || statSync(path).mtimeMs < Date.now() - 2 * BUILD_MS)
+      rmSync(path, { recursive: true, force: true });
+  }
   const out = mkdtempSync(join(CACHE, "new-"));
   // Unpacking thousands of small files is several times quicker where none of them is forced to a disk.
   const tree = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "labctl-guest-"));
@@ -199,11 +201,10 @@ async function build(folder: string): Promise<void> {
     await run("mkfs.ext4", ["-q", "-d", root, "-E", "lazy_itable_init=0,lazy_journal_init=0", disk, "1500M"], {
       timeout,
     });
-    renameSync(out, folder);
-  } catch (error) {
-    rmSync(out, { recursive: true, force: true });
-    throw error;
+    // Somebody else may have made the same meanwhile.
+    if (!existsSync(folder)) renameSync(out, folder);
   } finally {
+    rmSync(out, { recursive: true, force: true });
     rmSync(tree, { recursive: true, force: true });
   }
 }

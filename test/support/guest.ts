@@ -30,7 +30,7 @@ const run = promisify(execFile);
 /** Longest that a start may take until sshd answers, in milliseconds. */
 const BOOT_MS = 180_000;
 
-export interface GuestResult {
+interface GuestResult {
   readonly stdout: string;
   readonly stderr: string;
   readonly code: number;

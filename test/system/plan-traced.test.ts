@@ -34,7 +34,7 @@ interface Call {
 }
 
 /** Calls that succeeded and that write, from `strace -ff -y -z -s 4096` output. */
-export function writes(folder: string): Call[] {
+function writes(folder: string): Call[] {
   const found: Call[] = [];
   for (const name of readdirSync(folder)) {
     for (const line of readFileSync(join(folder, name), "utf8").split("\n")) {
