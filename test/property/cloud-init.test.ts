@@ -21,6 +21,9 @@ describe("cloud-init seeds", () => {
         const [one, again, other] = [makeSeed(a, context), makeSeed({ ...a }, context), makeSeed(b, context)];
         expect(one.image.equals(again.image)).toBe(true);
         expect(one.digest === other.digest).toBe(JSON.stringify(a) === JSON.stringify(b));
+        for (const part of ["user_data", "meta_data", "network_config"] as const) {
+          expect(makeSeed({ ...a, [part]: `${a[part] ?? ""}x` }, context).digest).not.toBe(one.digest);
+        }
         expect(one.image.includes(Buffer.from(a.user_data))).toBe(true);
         if (a.network_config !== undefined) expect(one.image.includes(Buffer.from(a.network_config))).toBe(true);
         expect(readImage(one.image, one.image.length)).toMatchObject({ format: "iso", virtual_size: one.image.length });

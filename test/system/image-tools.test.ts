@@ -77,7 +77,7 @@ describe("disk images, against qemu-img", () => {
       "--object",
       "secret,id=s,data=x",
       "-o",
-      "encrypt.format=luks,encrypt.key-secret=s",
+      "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
       "secret.qcow2",
       "1M",
     );
