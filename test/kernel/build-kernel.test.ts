@@ -1,5 +1,5 @@
 /**
- * Real kernels from Debian's linux-source package. Takes minutes and half a gigabyte: only with LABCTL_TEST_KERNEL=1.
+ * Real kernels from Debian's linux-source package. Takes minutes and half a gigabyte: `npm run test:kernel`.
  * LABCTL_LINUX_SOURCE names a linux-source-*.tar.xz that is there already.
  */
 import { execFileSync } from "node:child_process";
@@ -23,7 +23,7 @@ import { startMachine, type TestMachine } from "../support/sshd.ts";
 
 const MINUTE = 60_000;
 
-describe.skipIf(process.env["LABCTL_TEST_KERNEL"] !== "1")("a kernel from Debian's source", () => {
+describe("a kernel from Debian's source", () => {
   let host: TestMachine;
   let pool: ResettablePool;
   let machine: Machine;
