@@ -5,7 +5,9 @@ import { registerArtifact } from "./commands/artifact.ts";
 import { registerAuthor } from "./commands/author.ts";
 import { registerBoot } from "./commands/boot.ts";
 import { registerCompletion } from "./commands/completion.ts";
+import { registerDecommission } from "./commands/decommission.ts";
 import { registerHost } from "./commands/host.ts";
+import { registerLease } from "./commands/lease.ts";
 import { registerLook } from "./commands/look.ts";
 import { registerPlan } from "./commands/plan.ts";
 import { registerRuns } from "./commands/runs.ts";
@@ -55,6 +57,8 @@ export function buildProgram(host: Host): Command {
     registerRuns,
     registerState,
     registerHost,
+    registerLease,
+    registerDecommission,
     registerBoot,
     registerArtifact,
     registerCompletion,

@@ -3,6 +3,7 @@ import type { BootReport, BootRequest, BootStreams } from "../../providers/qemu/
 import type { LocateState, OpenLab, SpecSelection } from "../engine/port.ts";
 import type { StateSettings } from "../model/index.ts";
 import type { Kind } from "../provider/index.ts";
+import type { LeaseTable } from "../scheduling/index.ts";
 import type { StateStore } from "../state/port.ts";
 
 /** All that commands use of the rest of labctl; each is loaded when it is first called. Tests hand in others. */
@@ -10,6 +11,7 @@ export interface Services {
   openLab: OpenLab;
   locateState: LocateState;
   openStore(settings: StateSettings): Promise<StateStore>;
+  openLeases(settings: StateSettings): Promise<LeaseTable>;
   /**
    * The store of artifacts beside this state; what any scope of the state refers to is pinned. `forRemoval`: rejects
    * where the spec that says what is kept cannot be read.

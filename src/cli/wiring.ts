@@ -18,6 +18,10 @@ export function wire(): Services {
       const { createFileStore } = await import("../state/index.ts");
       return createFileStore({ dir: settings.path });
     },
+    openLeases: async (settings) => {
+      const { createLeaseTable } = await import("../scheduling/index.ts");
+      return createLeaseTable({ dir: settings.path });
+    },
     openArtifacts: async (selection, settings, { forRemoval, onNotice }) => {
       const [{ createArtifactStore, pinsOf }, { locateArtifacts }, { createFileStore }] = await Promise.all([
         import("../artifacts/index.ts"),

@@ -75,7 +75,7 @@ export function createLeaseTable(options: LeaseTableOptions): LeaseTable {
   return new FileLeases(new TableFile(options));
 }
 
-class FileLeases implements LeaseTable {
+export class FileLeases implements LeaseTable {
   readonly #file: TableFile;
 
   constructor(file: TableFile) {
@@ -125,6 +125,7 @@ class FileLeases implements LeaseTable {
   releaseAll(holder: string, signal?: AbortSignal): Promise<readonly Lease[]> {
     return this.#file.transact(holder, signal, (table, now) => {
       const own = [...table.leases.values()].flat().filter((lease) => lease.holder === holder);
+      if (own.length === 0 && !table.queue.has(holder)) return { result: own };
       const freed = own.reduce((rest, lease) => replaceLease(rest, lease, undefined), table);
       const live = own.filter((lease) => isLive(lease, now));
       return { result: live, table: withWaiter(freed, holder, undefined, now) };

@@ -3,7 +3,7 @@ import { LabError } from "../diagnostics/index.ts";
 import type { Address, Amounts, Lease, Waiter } from "../model/index.ts";
 import { decide, type Decision, type Demand } from "./allocate.ts";
 import { Allocation } from "./allocation.ts";
-import { termsOf, timeAfter } from "./leases.ts";
+import { FileLeases, type LeaseTable, termsOf, timeAfter } from "./leases.ts";
 import { type Claimant, type LabRules, priorityOf } from "./policy.ts";
 import type { Candidate } from "./requirements.ts";
 import { explainRejected, type Selection, selectionError, type SelectionRequest } from "./select.ts";
@@ -110,6 +110,7 @@ interface Attempt {
 
 class FileScheduler implements Scheduler {
   readonly #file: TableFile;
+  readonly #table: LeaseTable;
   readonly #options: SchedulerOptions;
   readonly #ttl: number;
   readonly #held = new Set<Allocation>();
@@ -118,6 +119,7 @@ class FileScheduler implements Scheduler {
 
   constructor(options: SchedulerOptions) {
     this.#file = new TableFile(options);
+    this.#table = new FileLeases(this.#file);
     this.#options = options;
     this.#ttl = options.ttl ?? TTL;
   }
@@ -255,10 +257,12 @@ class FileScheduler implements Scheduler {
   async #leave(holder: string): Promise<void> {
     this.#queued.delete(holder);
     await this.#file
-      .transact(holder, undefined, (table, now) => ({
-        result: undefined,
-        table: withWaiter(table, holder, undefined, now),
-      }))
+      .transact(holder, undefined, (table, now) => {
+        // Another process may have taken the same demand up.
+        const own = table.queue.get(holder)?.process;
+        if (own?.pid !== this.#file.self.pid || own.started !== this.#file.self.started) return { result: undefined };
+        return { result: undefined, table: withWaiter(table, holder, undefined, now) };
+      })
       // Why it leaves says more than that its place lapses a little later.
       .catch((error: unknown) => this.#options.onProblem?.(error));
   }
@@ -266,12 +270,7 @@ class FileScheduler implements Scheduler {
   async release(what: string): Promise<readonly Lease[]> {
     const holder = this.#holder(what);
     for (const allocation of this.#held) if (allocation.holder === holder) allocation.forget();
-    return this.#file.transact(holder, undefined, (table, now) => {
-      const own = [...table.leases.values()].flat().filter((lease) => lease.holder === holder);
-      if (own.length === 0 && !table.queue.has(holder)) return { result: own };
-      const rest = own.reduce((left, lease) => replaceLease(left, lease, undefined), table);
-      return { result: own, table: withWaiter(rest, holder, undefined, now) };
-    });
+    return this.#table.releaseAll(holder);
   }
 
   async preview(request: AllocationRequest, candidates: readonly Candidate[]): Promise<Selection> {
@@ -281,12 +280,12 @@ class FileScheduler implements Scheduler {
     return this.#waiting(request, decision, candidates, table, now).selection;
   }
 
-  async leases(): Promise<readonly Lease[]> {
-    return liveLeases(await this.#file.read(), this.#file.now());
+  leases(): Promise<readonly Lease[]> {
+    return this.#table.list();
   }
 
-  async waiting(): Promise<readonly Waiter[]> {
-    return liveQueue(await this.#file.read(), this.#file.now());
+  waiting(): Promise<readonly Waiter[]> {
+    return this.#table.waiting();
   }
 
   async close(): Promise<void> {

@@ -13,6 +13,7 @@ import type { ApplyOptions, LabSession, PlanOptions } from "../../src/engine/por
 import type { EventBus } from "../../src/events/port.ts";
 import type { Lab, Plan, Resource, RunSummary } from "../../src/model/index.ts";
 import type { Kind } from "../../src/provider/index.ts";
+import { createLeaseTable } from "../../src/scheduling/index.ts";
 import { createFileStore, type StateStore } from "../../src/state/index.ts";
 import type { Machine } from "../../src/transport/index.ts";
 import { plan as makePlan } from "../golden/streams.ts";
@@ -58,6 +59,7 @@ export class ScriptedLab {
       },
       locateState: async () => ({ backend: "file", path: this.statePath }),
       openStore: async () => this.store,
+      openLeases: async () => createLeaseTable({ dir: this.statePath }),
       openArtifacts: async (_selection, settings) =>
         createArtifactStore({
           root: `${settings.path}/artifacts`,

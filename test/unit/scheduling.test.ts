@@ -43,13 +43,16 @@ function processes(pid: number): ProcessTable {
   };
 }
 
-function scheduler(pid: number, more: { rules?: LabRules; owner?: string; ttl?: number } = {}): Scheduler {
+function scheduler(
+  pid: number,
+  more: { rules?: LabRules; owner?: string; ttl?: number; poll?: number } = {},
+): Scheduler {
   const made = createScheduler({
     dir,
     owner: more.owner ?? `lab/p${pid}`,
     run: `r${pid}`,
     rules: more.rules ?? NO_RULES,
-    poll: 5,
+    poll: more.poll ?? 5,
     processes: processes(pid),
     ...(more.ttl !== undefined && { ttl: more.ttl }),
   });
@@ -273,7 +276,8 @@ describe("the queue", () => {
 
   test("a waiter that died blocks nobody, and its place is not inherited", async () => {
     const holder = await scheduler(1).allocate(request("build.now"), at(full));
-    const gone = scheduler(2, { owner: "lab/p" });
+    // Dead processes look no more.
+    const gone = scheduler(2, { owner: "lab/p", poll: 1e9 });
     const lost = new AbortController();
     const first = await waiting(gone, request("build.dead"), full, lost.signal);
     const second = await waiting(scheduler(3), request("build.next"), full);

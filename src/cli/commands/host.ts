@@ -280,7 +280,13 @@ async function maintain(
   }
   const until = flags.until === undefined ? undefined : timeOption(flags.until, term.io.now());
   return inLab(context, "host maintenance", true, async (session) => {
-    const { resource } = findHost(await hostsOf(context, session), name);
+    const { resource, hold: current } = findHost(await hostsOf(context, session), name);
+    if (what === "on" && current?.kind === "decommissioned") {
+      throw new LabError("E_STATE_CONFLICT", `${resource.address} is out of the lab: ${holdText(current)}`, {
+        address: resource.address,
+        hint: "`labctl host maintenance HOST off` takes it back; then it can be in maintenance",
+      });
+    }
     const hold: Hold | null =
       what === "off"
         ? null

@@ -58,7 +58,8 @@ export function renderRow(row: Row, contains: readonly Address[], hold: Hold | u
 
 export function holdText(hold: Hold): string {
   const until = hold.until === undefined ? "" : ` until ${minute(hold.until)}`;
-  return `${visible(hold.why)} (${visible(hold.who)}, since ${minute(hold.since)}${until})`;
+  const what = hold.kind === undefined ? "" : `${hold.kind}: `;
+  return `${what}${visible(hold.why)} (${visible(hold.who)}, since ${minute(hold.since)}${until})`;
 }
 
 export function renderPairs(pairs: readonly (readonly [string, string])[]): string {
