@@ -29,7 +29,11 @@ export function registerArtifact(program: Command, host: Host): void {
   const artifact = program
     .command("artifact")
     .summary("what builds made: list, get, verify, clean up")
-    .description("Works with the store of artifacts: what builds made, by the digest of its content.");
+    .description("Works with the store of artifacts: what builds made, by the digest of its content.")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  labctl artifact list\n  labctl artifact get kernel_image --latest -o bzImage",
+    );
 
   const list = artifact.command("list").summary("list builds and what they made");
   filters(list).addHelpText(
