@@ -6,16 +6,17 @@
 const CODE = Buffer.from(
   [
     "31c08ed88ed0bc007cfc", // ds = ss = 0, stack below 0x7c00
+    "b0fee621b0ffe6a131c0", // no interrupts but the timer's: ACPI's own would come again and again
     "baf903ee", // UART: no interrupts
     "bafb03b003ee", // 8N1
     "b80001ba0006ef", // PM1 status: forget an old press of the button
     "ba0206ef", // PM1 enable: the button
-    "be6c7ce82e00", // print "ready"
+    "be767ce82e00", // print "ready"
     "ba0006edf6c4017515", // loop: button pressed? -> off
     "bafd03eca8017504", // a byte arrived? -> echo
     "fbf4ebeb", // sleep until the next interrupt (the timer's, 18 a second); loop
     "baf803ece81c00ebe2", // echo: read, write, loop
-    "be817ce80a00", // off: print "off"
+    "be8b7ce80a00", // off: print "off"
     "ba0406b80020ef", // PM1 control: sleep, type S5
     "f4ebfd", // halt
     "ac84c07413e80200ebf6", // print: until a zero byte
@@ -23,8 +24,8 @@ const CODE = Buffer.from(
   ].join(""),
   "hex",
 );
-const READY_AT = 0x6c;
-const OFF_AT = 0x81;
+const READY_AT = 0x76;
+const OFF_AT = 0x8b;
 
 export const GUEST_READY = "labctl guest ready";
 export const GUEST_OFF = "labctl guest off";

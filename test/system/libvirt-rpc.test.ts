@@ -6,6 +6,7 @@ import {
   DomainDefine,
   DomainDestroy,
   DomainList,
+  DomainShutdown,
   DomainStart,
   DomainStats,
   DomainXml,
@@ -14,6 +15,8 @@ import {
   type LifecycleEvent,
   openLibvirt,
   VirErr,
+  VolumeCreate,
+  VolumeResize,
 } from "../../providers/libvirt/rpc/index.ts";
 import { createMachinePool, type Machine, type MachinePool } from "../../src/transport/index.ts";
 import { bootSectorDisk, GUEST_OFF, GUEST_READY } from "../support/boot-sector.ts";
@@ -155,10 +158,9 @@ describe.skipIf(why !== undefined)("libvirt's RPC against a real libvirtd", () =
       await domains.detachDevice(domain, tablet, { flags: Affect.CONFIG });
       expect(await virt.virsh("dumpxml", name)).not.toContain("type='tablet'");
 
-      const refused = await failure(domains.define(domainXml(`other-${tag}`).replace("machine='pc'", "machine='vax'")));
-      expect(refused.code).toBe("E_LIBVIRT");
-      expect(isLibvirtError(refused, VirErr.INVALID_ARG, VirErr.CONFIG_UNSUPPORTED)).toBe(true);
-      expect(refused.message).toContain("vax");
+      const refused = await failure(domains.define(domainXml(`no-${tag}`).replace(/<name>.*<\/name>/, "")));
+      expect(refused.message).toContain("name");
+      expect(isLibvirtError(refused, VirErr.NO_NAME)).toBe(true);
       await domains.undefine(domain);
       expect(await domains.find(name)).toBeUndefined();
       expect(await virt.virsh("list", "--all", "--name")).not.toContain(name);
@@ -238,8 +240,8 @@ describe.skipIf(why !== undefined)("libvirt's RPC against a real libvirtd", () =
       // The guest switches itself off, and libvirt starts it anew.
       await printed.contain(GUEST_OFF);
       await printed.contain(GUEST_READY, 3);
-      await domains.shutdown(paused);
-      await printed.contain(GUEST_OFF, 2);
+      await domains.shutdown(paused, { flags: DomainShutdown.ACPI_POWER_BTN });
+      // What it prints last may be lost with the terminal that QEMU closes.
       await until(async () => (await domains.state(domain)).state === "shutoff");
       await printed.ended;
 
@@ -399,13 +401,26 @@ describe.skipIf(why !== undefined)("libvirt's RPC against a real libvirtd", () =
       expect(await pools.lookupByVolume(raw)).toEqual(own);
       expect(await volumes.find(own, "nothing")).toBeUndefined();
       expect(await volumes.info(raw)).toEqual({ type: "file", capacity: 3 * MIB, allocation: 0 });
-      expect((await volumes.xml(qcow)).trim()).toBe(await virt.virsh("vol-dumpxml", "--pool", name, "disk.qcow2"));
+      const timeless = (xml: string): string => xml.replace(/<timestamps>.*<\/timestamps>/s, "").trim();
+      expect(timeless(await volumes.xml(qcow))).toBe(
+        timeless(await virt.virsh("vol-dumpxml", "--pool", name, "disk.qcow2")),
+      );
       const image = async (file: string): Promise<Record<string, unknown>> =>
         JSON.parse(await virt.run("qemu-img", "info", "--output=json", `${path}/${file}`)) as Record<string, unknown>;
       expect(await image("disk.qcow2")).toMatchObject({ format: "qcow2", "virtual-size": 40 * MIB });
       await volumes.resize(qcow, 80 * MIB);
       expect(await image("disk.qcow2")).toMatchObject({ "virtual-size": 80 * MIB });
       expect((await volumes.info(qcow)).capacity).toBe(80 * MIB);
+      const shrunk = await failure(volumes.resize(raw, MIB));
+      expect(isLibvirtError(shrunk, VirErr.INVALID_ARG)).toBe(true);
+      await volumes.resize(raw, MIB, { flags: VolumeResize.SHRINK });
+      expect(await image("disk.raw")).toMatchObject({ format: "raw", "virtual-size": MIB });
+      const thick = await volumes.create(own, volumeXml("thick.qcow2", 40 * MIB, "qcow2"), {
+        flags: VolumeCreate.PREALLOC_METADATA,
+      });
+      expect((await image("thick.qcow2"))["virtual-size"]).toBe(40 * MIB);
+      // Room for all of it is laid out already, if only as a hole.
+      expect(Number(await virt.run("stat", "-c", "%s", thick.key))).toBeGreaterThan(40 * MIB);
       const copy = await volumes.createFrom(own, volumeXml("copy.qcow2", 80 * MIB, "qcow2"), qcow);
       expect(await image("copy.qcow2")).toMatchObject({ format: "qcow2", "virtual-size": 80 * MIB });
 
@@ -416,7 +431,7 @@ describe.skipIf(why !== undefined)("libvirt's RPC against a real libvirtd", () =
       const twice = await failure(volumes.create(own, volumeXml("disk.raw", MIB)));
       expect(isLibvirtError(twice, VirErr.STORAGE_VOL_EXIST)).toBe(true);
 
-      for (const volume of [raw, qcow, copy, found]) await volumes.delete(volume);
+      for (const volume of [raw, qcow, thick, copy, found]) await volumes.delete(volume);
       expect(await volumes.list(own)).toEqual([]);
       expect(await virt.run("ls", path)).toBe("");
       await pools.destroy(own);

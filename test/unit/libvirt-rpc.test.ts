@@ -6,13 +6,8 @@ import { RpcClient } from "../../providers/libvirt/rpc/client.ts";
 import { Events } from "../../providers/libvirt/rpc/events.ts";
 import { messages, type Procedure, procedures } from "../../providers/libvirt/rpc/procedures.ts";
 import { domain, errorShape, hole, statsRecord, typedParam, uuid } from "../../providers/libvirt/rpc/shapes.ts";
-import {
-  isLibvirtError,
-  LibvirtFault,
-  libvirtFault,
-  remoteError,
-  VirErr,
-} from "../../providers/libvirt/rpc/virterror.ts";
+import { isLibvirtError, LibvirtFault, libvirtFault, VirErr } from "../../providers/libvirt/rpc/index.ts";
+import { remoteError } from "../../providers/libvirt/rpc/virterror.ts";
 import {
   encodePacket,
   KEEPALIVE_PROGRAM,

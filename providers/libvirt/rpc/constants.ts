@@ -69,8 +69,6 @@ export const AddressSource = { LEASE: 0, AGENT: 1, ARP: 2 };
 export const NetworkUpdate = { MODIFY: 1, DELETE: 2, ADD_LAST: 3, ADD_FIRST: 4 };
 /** virNetworkUpdateSection: those whose entries come and go. */
 export const NetworkSection = { IP_DHCP_HOST: 4, DNS_HOST: 10 };
-/** virStoragePoolBuildFlags. */
-export const PoolBuild = { REPAIR: 1, RESIZE: 2, NO_OVERWRITE: 4, OVERWRITE: 8 };
 /** virStorageVolCreateFlags. */
 export const VolumeCreate = { PREALLOC_METADATA: 1, REFLINK: 2, VALIDATE: 4 };
 /** virStorageVolResizeFlags. */

@@ -244,7 +244,8 @@ export class Domains {
 
   /**
    * Its serial console, both ways, on a connection of its own. `device`: the alias of a console or serial device, else the first.
-   * Flags: DomainConsole. What the guest prints while nobody is connected is lost here (a `<log file>` in its XML keeps it).
+   * Flags: DomainConsole. What the guest prints while nobody is connected is lost here, and so may be what it prints last before
+   * QEMU ends, which hangs up the terminal; a `<log file>` in its XML keeps everything.
    * The stream ends when the domain stops, and is closed with end() or destroy().
    */
   async openConsole(

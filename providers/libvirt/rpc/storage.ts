@@ -60,7 +60,7 @@ export class Pools {
     return (await this.#client.call(call.storagePoolDefineXml, { xml, flags: 0 }, options)).pool;
   }
 
-  /** Makes what it stands on: for a directory the directory. Flags: PoolBuild. */
+  /** Makes what it stands on: for a directory the directory. Flags: virStoragePoolBuildFlags. */
   build(pool: Pool, { flags = 0, ...options }: FlagOptions = {}): Promise<void> {
     return this.#client.call(call.storagePoolBuild, { pool, flags }, options);
   }
