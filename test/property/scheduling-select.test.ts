@@ -13,12 +13,18 @@ const GIB = 1024 ** 3;
 const ARCHS = ["x86_64", "arm64", "armv7", "riscv64"];
 const RUNS = { numRuns: 300 };
 
-const amounts = (max: { cpus: number; memory: number; disk: number; slots: number }) =>
+interface Most {
+  readonly cpus: number;
+  readonly memory: number;
+  readonly disk: number;
+  readonly slots: number;
+}
+const amounts = (max: Most, min: Most = { cpus: 0, memory: 0, disk: 0, slots: 0 }) =>
   fc.record({
-    cpus: fc.integer({ min: 0, max: max.cpus }),
-    memory: fc.integer({ min: 0, max: max.memory }).map((n) => n * GIB),
-    disk: fc.integer({ min: 0, max: max.disk }).map((n) => n * GIB),
-    slots: fc.integer({ min: 0, max: max.slots }),
+    cpus: fc.integer({ min: min.cpus, max: max.cpus }),
+    memory: fc.integer({ min: min.memory, max: max.memory }).map((n) => n * GIB),
+    disk: fc.integer({ min: min.disk, max: max.disk }).map((n) => n * GIB),
+    slots: fc.integer({ min: min.slots, max: max.slots }),
   });
 
 const toolchain = fc.record({
@@ -31,11 +37,11 @@ const machine: fc.Arbitrary<Candidate> = fc.record(
   {
     address: fc.constant(""),
     name: fc.constant(""),
-    status: fc.constantFrom("online", "online", "online", "online", "offline", "degraded", "maintenance", "unknown"),
+    status: fc.constantFrom(...Array<"online">(16).fill("online"), "offline", "degraded", "maintenance", "unknown"),
     arch: fc.constantFrom(...ARCHS),
     also: fc.subarray(ARCHS, { maxLength: 2 }),
-    total: amounts({ cpus: 16, memory: 32, disk: 100, slots: 4 }),
-    reserved: amounts({ cpus: 8, memory: 16, disk: 50, slots: 3 }),
+    total: amounts({ cpus: 16, memory: 32, disk: 100, slots: 4 }, { cpus: 4, memory: 8, disk: 30, slots: 1 }),
+    reserved: amounts({ cpus: 8, memory: 16, disk: 50, slots: 2 }),
     used: amounts({ cpus: 8, memory: 16, disk: 50, slots: 0 }),
     max_utilization: fc.constantFrom(0.5, 0.85, 1),
     min_free_disk: fc.constantFrom(0, 10e9),
@@ -53,21 +59,52 @@ const lab = fc
   .array(machine, { maxLength: 8 })
   .map((all) => all.map((one, i): Candidate => ({ ...one, address: `host.h${i}`, name: `h${i}` })));
 
-const requirements = fc.record(
-  {
-    arch: fc.constantFrom(...ARCHS),
-    cpus: fc.integer({ min: 1, max: 12 }),
-    memory: fc.integer({ min: 1, max: 24 }).map((n) => n * GIB),
-    disk: fc.integer({ min: 1, max: 60 }).map((n) => n * GIB),
-    kvm: fc.boolean(),
-    nested_virt: fc.boolean(),
-    toolchain: fc.constantFrom("gcc", "clang-14"),
-    labels: fc.dictionary(fc.constantFrom("site", "rack"), fc.constantFrom("a", "b"), { maxKeys: 1 }),
-    group: fc.constantFrom("builders"),
-    prefer: fc.uniqueArray(fc.constantFrom("h0", "h1", "h2", "h3")),
-  },
-  { requiredKeys: [] },
-) as fc.Arbitrary<Requirements>;
+const KEYS = [
+  "arch",
+  "cpus",
+  "memory",
+  "disk",
+  "kvm",
+  "nested_virt",
+  "toolchain",
+  "labels",
+  "group",
+  "prefer",
+] as const satisfies readonly (keyof Requirements)[];
+
+const everything = fc.record({
+  arch: fc.constantFrom(...ARCHS),
+  cpus: fc.integer({ min: 1, max: 12 }),
+  memory: fc.integer({ min: 1, max: 24 }).map((n) => n * GIB),
+  disk: fc.integer({ min: 1, max: 60 }).map((n) => n * GIB),
+  kvm: fc.boolean(),
+  nested_virt: fc.boolean(),
+  toolchain: fc.constantFrom("gcc", "clang-14"),
+  labels: fc.dictionary(fc.constantFrom("site", "rack"), fc.constantFrom("a", "b"), { maxKeys: 1 }),
+  group: fc.constantFrom("builders"),
+  prefer: fc.uniqueArray(fc.constantFrom("h0", "h1", "h2", "h3")),
+});
+
+/** A few of them at once: a lab where nothing ever fits shows nothing. */
+const requirements: fc.Arbitrary<Requirements> = fc
+  .tuple(everything, fc.subarray([...KEYS], { maxLength: 3 }))
+  .map(([all, keys]) => Object.fromEntries(keys.map((key) => [key, all[key]])));
+
+/** Machines that differ in how busy they are, and in nothing else that counts: several fit. */
+const alike = fc
+  .array(fc.tuple(fc.integer({ min: 0, max: 12 }), fc.integer({ min: 0, max: 3 })), { minLength: 2, maxLength: 8 })
+  .map((all) =>
+    all.map(
+      ([memory, slots], i): Candidate => ({
+        address: `host.h${i}`,
+        name: `h${i}`,
+        status: "online",
+        arch: "x86_64",
+        total: { memory: 16 * GIB, cpus: 8, slots: 4 },
+        reserved: { memory: memory * GIB, slots },
+      }),
+    ),
+  );
 
 function run(requires: Requirements, machines: readonly Candidate[], sticky?: string): Selection {
   return select({ what: "build.x", requires, ...(sticky !== undefined && { sticky }) }, machines, 0);
@@ -195,24 +232,29 @@ describe("selection", () => {
 
   test("Load Balancing Preference", () => {
     fc.assert(
-      fc.property(lab, requirements, fc.constantFrom(undefined, "host.h0", "host.h3"), (machines, requires, sticky) => {
-        const { ranking } = run(requires, machines, sticky);
-        const place = (address: string): number => {
-          const at = (requires.prefer ?? []).indexOf(address.slice("host.".length));
-          return at < 0 ? 99 : at;
-        };
-        for (const [i, one] of ranking.entries()) {
-          const next = ranking[i + 1];
-          if (next === undefined) continue;
-          expect(place(one.address)).toBeLessThanOrEqual(place(next.address));
-          if (place(one.address) !== place(next.address)) continue;
-          expect(Math.round(one.utilization * 100)).toBeLessThanOrEqual(Math.round(next.utilization * 100));
-          if (next.address === sticky)
-            expect(Math.round(one.utilization * 100)).toBeLessThan(Math.round(next.utilization * 100));
-        }
-        // The order in which machines are named plays no part.
-        expect(run(requires, machines.toReversed(), sticky)).toEqual(run(requires, machines, sticky));
-      }),
+      fc.property(
+        fc.oneof(alike, lab),
+        requirements,
+        fc.constantFrom(undefined, "host.h0", "host.h3"),
+        (machines, requires, sticky) => {
+          const { ranking } = run(requires, machines, sticky);
+          const place = (address: string): number => {
+            const at = (requires.prefer ?? []).indexOf(address.slice("host.".length));
+            return at < 0 ? 99 : at;
+          };
+          for (const [i, one] of ranking.entries()) {
+            const next = ranking[i + 1];
+            if (next === undefined) continue;
+            expect(place(one.address)).toBeLessThanOrEqual(place(next.address));
+            if (place(one.address) !== place(next.address)) continue;
+            expect(Math.round(one.utilization * 100)).toBeLessThanOrEqual(Math.round(next.utilization * 100));
+            if (next.address === sticky)
+              expect(Math.round(one.utilization * 100)).toBeLessThan(Math.round(next.utilization * 100));
+          }
+          // The order in which machines are named plays no part.
+          expect(run(requires, machines.toReversed(), sticky)).toEqual(run(requires, machines, sticky));
+        },
+      ),
       RUNS,
     );
   });
@@ -232,7 +274,7 @@ describe("selection", () => {
 
   test("Provisioning Failure Triggers Alternative", () => {
     fc.assert(
-      fc.property(lab, requirements, fc.integer({ min: 0, max: 8 }), (machines, requires, fails) => {
+      fc.property(fc.oneof(alike, lab), requirements, fc.integer({ min: 0, max: 8 }), (machines, requires, fails) => {
         const { ranking } = run(requires, machines);
         const failed = new Set<string>();
         const tried: string[] = [];

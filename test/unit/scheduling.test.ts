@@ -274,23 +274,35 @@ describe("the queue", () => {
     expect((await big.got).address).toBe("host.a");
   });
 
-  test("a waiter that died blocks nobody, and its place is not inherited", async () => {
+  test("a waiter that died blocks nobody", async () => {
     const holder = await scheduler(1).allocate(request("build.now"), at(full));
+    const stop = new AbortController();
     // Dead processes look no more.
-    const gone = scheduler(2, { owner: "lab/p", poll: 1e9 });
-    const lost = new AbortController();
-    const first = await waiting(gone, request("build.dead"), full, lost.signal);
+    const first = await waiting(scheduler(2, { poll: 1e9 }), request("build.dead"), full, stop.signal);
     const second = await waiting(scheduler(3), request("build.next"), full);
     expect(second.said.ahead).toBe(1);
     dead.add(2);
-    const reborn = await waiting(scheduler(4, { owner: "lab/p" }), request("build.dead"), full);
+    await holder.release();
+    await Promise.race([second.got, pause(5000)]);
+    expect(second.seen.done).toBe(true);
+    stop.abort();
+    await expect(first.got).rejects.toMatchObject({ code: "E_CANCELLED" });
+  });
+
+  test("the place of a run that died is not inherited by the next one", async () => {
+    const holder = await scheduler(1).allocate(request("build.now"), at(full));
+    const stop = new AbortController();
+    const gone = scheduler(2, { owner: "lab/p", poll: 1e9 });
+    const first = await waiting(gone, request("build.x"), full, stop.signal);
+    await pause(3);
+    const second = await waiting(scheduler(3), request("build.next"), full);
+    dead.add(2);
+    const reborn = await waiting(scheduler(4, { owner: "lab/p" }), request("build.x"), full);
     expect(reborn.said.ahead).toBe(1);
     await holder.release();
-    const got = await second.got;
-    expect(reborn.seen.done).toBe(false);
-    await got.release();
+    await (await second.got).release();
     expect((await reborn.got).address).toBe("host.a");
-    lost.abort();
+    stop.abort();
     await expect(first.got).rejects.toMatchObject({ code: "E_CANCELLED" });
   });
 
