@@ -59,11 +59,21 @@ export class Allocation {
   }
 
   /** Gives back what is still its own. */
-  async release(): Promise<void> {
+  release(): Promise<void> {
+    return this.#release(this.#leases);
+  }
+
+  /** Gives back what would end with this process; what is held stays. */
+  end(): Promise<void> {
+    return this.#release(this.tied);
+  }
+
+  async #release(leases: readonly Lease[]): Promise<void> {
     this.#onEnd();
+    if (leases.length === 0) return;
     await this.#file.transact(this.holder, undefined, (table) => {
       let next: Table = table;
-      for (const lease of this.#leases) {
+      for (const lease of leases) {
         const current = findSame(next, lease);
         if (current !== undefined) next = replaceLease(next, current, undefined);
       }

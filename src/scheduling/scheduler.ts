@@ -292,7 +292,7 @@ class FileScheduler implements Scheduler {
     clearInterval(this.#heartbeat);
     this.#heartbeat = undefined;
     for (const holder of this.#queued) await this.#leave(holder);
-    for (const allocation of this.#held) await allocation.release();
+    for (const allocation of this.#held) await allocation.end();
   }
 
   #holder(what: string): string {

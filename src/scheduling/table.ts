@@ -109,13 +109,17 @@ export function grant(
     const live = (leases.get(resource) ?? []).filter((lease) => isLive(lease, now));
     const own = live.find((lease) => lease.holder === terms.holder);
     const epoch = own?.epoch ?? (epochs.get(resource) ?? 0) + 1;
-    const { until, ...rest } = terms;
+    const { until, process, ...rest } = terms;
+    // What was held beyond the life of a process is not tied to one again: what it is for is still there.
+    const tie = own === undefined || own.process !== undefined ? process : undefined;
     const lease: Lease = {
       resource,
       ...rest,
       until: own !== undefined && Date.parse(own.until) > Date.parse(until) ? own.until : until,
       epoch,
       ...(amounts !== undefined && { amounts }),
+      ...(tie !== undefined && { process: tie }),
+      ...(own?.placed === true && { placed: true }),
     };
     leases.set(resource, [...live.filter((one) => one !== own), lease]);
     epochs.set(resource, epoch);

@@ -88,8 +88,10 @@ class Model {
       const own = this.live.find((one) => one.resource === resource && one.holder === holder);
       const epoch = own?.epoch ?? (this.epochs[resource] ?? 0) + 1;
       const until = Math.max(own?.until ?? 0, this.time + ttl);
+      // What was held is not tied again.
+      const pid = tied && (own === undefined || own.pid !== undefined) ? this.pid : undefined;
       const rest = this.all.filter((one) => one.resource !== resource || (this.isLive(one) && one !== own));
-      this.all = [...rest, { resource, holder, amounts, until, pid: tied ? this.pid : undefined, epoch }];
+      this.all = [...rest, { resource, holder, amounts, until, pid, epoch }];
       this.epochs = { ...this.epochs, [resource]: epoch };
     }
   }

@@ -148,6 +148,19 @@ describe("allocation", () => {
     expect((await next.allocate(request("environment.f"), at(machines))).address).toBe("host.a");
   });
 
+  test("what is held stays held while a later run works on it, and when that is killed or ends", async () => {
+    const machines = [host("a"), host("b")];
+    const of = (pid: number): Scheduler => scheduler(pid, { owner: "lab/p" });
+    await (await of(1).allocate(request("environment.e"), at(machines))).hold(Number.POSITIVE_INFINITY);
+    const killed = await of(2).allocate(request("environment.e"), at(machines));
+    expect(killed).toMatchObject({ address: "host.a", tied: [] });
+    dead.add(1).add(2);
+    const third = of(3);
+    await third.allocate(request("environment.e"), at(machines));
+    await third.close();
+    expect(await of(4).leases()).toMatchObject([{ resource: "host.a", epoch: 1, placed: true }]);
+  });
+
   test("what is placed is not counted twice by who looks at the machine", async () => {
     const one = scheduler(1);
     const machine = host("a", { total: { slots: 3 } });
