@@ -13,7 +13,7 @@
  * It is its own NFS server: /srv/export is exported to 127.0.0.1 (NFSv4; start `nfs-server`).
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -26,6 +26,8 @@ import { guestImage, guestUnavailable } from "./guest-image.ts";
 export { BUILD_MS, guestUnavailable } from "./guest-image.ts";
 
 const run = promisify(execFile);
+
+const TEMPORARY = "labctl-guest-";
 
 /** Longest that a start may take until sshd answers, in milliseconds. */
 const BOOT_MS = 180_000;
@@ -70,7 +72,8 @@ export async function startGuest(options: { readonly name?: string } = {}): Prom
   if (why !== undefined) throw new Error(why);
   const image = await guestImage();
   const name = options.name ?? "guest";
-  const folder = mkdtempSync(join(tmpdir(), "labctl-guest-"));
+  sweep();
+  const folder = mkdtempSync(join(tmpdir(), `${TEMPORARY}${process.pid}-`));
   const disk = join(folder, "disk.qcow2");
   const home = join(folder, "home");
   mkdirSync(home);
@@ -212,6 +215,15 @@ export async function startGuest(options: { readonly name?: string } = {}): Prom
     throw error;
   }
   return started;
+}
+
+/** Removes the disks of test runs that were killed: QEMU itself ended with them. */
+function sweep(): void {
+  for (const name of readdirSync(tmpdir())) {
+    const pid = new RegExp(`^${TEMPORARY}([0-9]+)-`).exec(name)?.[1];
+    if (pid !== undefined && !existsSync(`/proc/${pid}`))
+      rmSync(join(tmpdir(), name), { recursive: true, force: true });
+  }
 }
 
 function sshOptions(options: Readonly<Record<string, string>>): string[] {
