@@ -4,6 +4,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
+  DomainStart,
   isLibvirtError,
   type Libvirt,
   openLibvirt,
@@ -13,7 +14,8 @@ import {
   type Volume,
 } from "../../providers/libvirt/rpc/index.ts";
 import { createMachinePool, type Machine, type MachinePool } from "../../src/transport/index.ts";
-import { failure, until } from "../support/libvirt-waits.ts";
+import { bootSectorDisk, GUEST_READY } from "../support/boot-sector.ts";
+import { failure, reads, until } from "../support/libvirt-waits.ts";
 import { domainXml, poolXml, volumeXml } from "../support/libvirt-xml.ts";
 import { libvirtdUnavailable, startLibvirtd, type TestLibvirtd } from "../support/libvirtd.ts";
 
@@ -342,13 +344,14 @@ describe.skipIf(why !== undefined)("libvirt's streams, and libvirtd going away",
     it("leaves domains, consoles and subscriptions in order when libvirtd restarts", async () => {
       const { machine, uri } = target();
       const own = await openLibvirt(machine, { uri });
-      const domain = await own.domains.createXml(domainXml(`kept-${name}`));
-      const console = await own.domains.openConsole(domain);
-      const ended = failure(
-        (async () => {
-          for await (const chunk of console) void chunk;
-        })(),
-      );
+      const disk = `/var/lib/libvirt/images/kept-${name}.img`;
+      await virt.host.exec(`base64 -d >${disk}`, bootSectorDisk().toString("base64"));
+      const paused = await own.domains.createXml(domainXml(`kept-${name}`, { disk }), { flags: DomainStart.PAUSED });
+      const console = await own.domains.openConsole(paused);
+      const printed = reads(console);
+      await own.domains.resume(paused);
+      await printed.contain(GUEST_READY);
+      const ended = failure(printed.ended);
       const seen: string[] = [];
       const subscription = await own.events.lifecycle((event) => seen.push(event.event));
       await virt.restart();
@@ -356,8 +359,13 @@ describe.skipIf(why !== undefined)("libvirt's streams, and libvirtd going away",
       expect(await own.closed).toMatchObject({ code: "E_LIBVIRT" });
       await subscription.close();
       const anew = await openLibvirt(machine, { uri });
-      expect(await anew.domains.state(domain)).toMatchObject({ state: "running" });
-      await anew.domains.destroy(domain);
+      expect(await anew.domains.state(paused)).toMatchObject({ state: "running" });
+      const again = await anew.domains.openConsole(paused);
+      const echoed = reads(again);
+      again.write("still the same");
+      await echoed.contain("still the same");
+      again.destroy();
+      await anew.domains.destroy(paused);
       expect(seen).toEqual([]);
       await anew.close();
       libvirt = await openLibvirt(machine, { uri });
