@@ -50,6 +50,8 @@ const PEERS = {
   zsh: "zsh",
   fish: "fish",
   faketime: "faketime",
+  // A service that every Debian can have, and that minds its own business.
+  cron: "cron",
   "qemu-system-x86_64": "qemu-system-x86",
   "qemu-system-aarch64": "qemu-system-arm",
   dnf: "dnf",

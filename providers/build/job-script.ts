@@ -220,7 +220,8 @@ rm -f -- "$job/pid" "$job/result"
 printf '%s\\n' "$labctl_env" | setsid sh "$job/supervisor" "$job" ${options.digest} ${paths.workdir}/locks/${paths.treeKey} ${options.lease} ${options.timeout} >/dev/null 2>"$job/supervisor.err" 7>&- &
 n=0
 while [ $n -lt 100 ]; do
-  if labctl_job_alive "$job" || [ -e "$job/result" ]; then say started; fi
+  # Its process id was removed above: one that is there was written by this supervisor, even if it was killed since.
+  if [ -e "$job/pid" ] || [ -e "$job/result" ]; then say started; fi
   sleep 0.1
   n=$((n+1))
 done

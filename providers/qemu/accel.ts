@@ -12,7 +12,7 @@ export interface AccelFinding {
 }
 
 export interface AccelOptions {
-  /** Milliseconds that the trial guest may take; with KVM it takes a quarter of a second. */
+  /** Milliseconds that the trial guest may take; with KVM it takes a quarter of a second, QEMU's own start included. */
   readonly timeout?: number;
   /** Folder of the cache; default labctl's own below $XDG_CACHE_HOME or ~/.cache. */
   readonly cache?: string;
@@ -21,6 +21,7 @@ export interface AccelOptions {
   readonly signal?: AbortSignal;
 }
 
+/** A native processor counts to the end in a twentieth of a second, one emulated by KVM in minutes. */
 const TRIAL_MS = 4000;
 /** What the trial guest writes to the exit device; QEMU exits with twice that and one. */
 const TOKEN = 0x2a;
@@ -32,9 +33,9 @@ const TOKEN = 0x2a;
 export async function findAccel(arch: GuestArch, options: AccelOptions = {}): Promise<AccelFinding> {
   const host = HOSTS[process.arch];
   if (host !== arch) return { accel: "tcg", reason: `this machine is ${host ?? process.arch}, the guest ${arch}` };
-  const trial = trialArguments(arch);
-  if (trial === undefined) return { accel: "tcg", reason: `no trial guest for ${arch}` };
   const wanted = options.trial ?? "kvm";
+  const trial = trialArguments(arch, wanted);
+  if (trial === undefined) return { accel: "tcg", reason: `no trial guest for ${arch}` };
   if (wanted === "kvm") {
     const there = await stat("/dev/kvm").catch(() => undefined);
     if (there === undefined) return { accel: "tcg", reason: "there is no /dev/kvm" };
@@ -60,11 +61,12 @@ async function tryGuest(
     await writeFile(file, trial.code);
     const ended = await runBriefly(programOf(arch), ["-accel", wanted, ...trial.args(file)], timeout, options.signal);
     if (ended.code === trial.exit) return { accel: wanted, reason: `a trial guest ran under ${wanted}` };
-    const words = ended.stderr.split("\n").at(-1) ?? "";
+    const lines = ended.stderr.split("\n");
+    const words = lines.find((line) => line.includes("error: ")) ?? lines.at(-1) ?? "";
     return { accel: "tcg", reason: `${wanted} does not run a guest here${words === "" ? "" : `: ${words}`}` };
   } catch (error) {
     if (!(error instanceof LabError) || error.code !== "E_TIMEOUT") throw error;
-    return { accel: "tcg", reason: `a trial guest under ${wanted} did nothing for ${timeout / 1000} s` };
+    return { accel: "tcg", reason: `a trial guest under ${wanted} did not come to its end in ${timeout / 1000} s` };
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
@@ -78,12 +80,14 @@ interface TrialGuest {
 
 const BASE = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "64M", "-smp", "1"] as const;
 
-/** A guest of a few instructions that ends QEMU in a way that nothing else does. */
-function trialArguments(arch: GuestArch): TrialGuest | undefined {
+/**
+ * A guest that counts for a moment, on the processor that real guests get, and ends QEMU in a way that nothing else does.
+ * Some clouds' KVM runs each instruction through an emulator, or refuses what `-cpu host` asks: real kernels would crawl or die.
+ */
+function trialArguments(arch: GuestArch, accel: Accel): TrialGuest | undefined {
   if (arch === "x86_64") {
-    // A boot sector: mov al, TOKEN; out 0xf4, al; hlt; jmp back to hlt.
     const code = Buffer.alloc(512);
-    code.set([0xb0, TOKEN, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd]);
+    code.set(BOOT_SECTOR);
     code.set([0x55, 0xaa], 510);
     return {
       code,
@@ -92,6 +96,7 @@ function trialArguments(arch: GuestArch): TrialGuest | undefined {
         ...BASE,
         "-machine",
         "pc",
+        ...(accel === "kvm" ? ["-cpu", "host"] : []),
         "-device",
         "isa-debug-exit,iobase=0xf4,iosize=0x04",
         "-drive",
@@ -120,6 +125,20 @@ function trialArguments(arch: GuestArch): TrialGuest | undefined {
   }
   return undefined;
 }
+
+/**
+ * cli; xor ax, ax; mov ds, ax; lgdt [0x7c30]; cr0 |= 1; jmp 8:0x7c18; then with 32 bits: ecx = 2^25; dec ecx; jnz; write TOKEN
+ * to the exit device; hlt for ever. In protected mode, since old processors emulate real mode and run this natively.
+ */
+const BOOT_SECTOR = [
+  ...[0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x0f, 0x01, 0x16, 0x40, 0x7c, 0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0],
+  ...[0x66, 0xea, 0x1a, 0x7c, 0x00, 0x00, 0x08, 0x00],
+  ...[0xb9, 0x00, 0x00, 0x00, 0x02, 0x49, 0x75, 0xfd, 0xb0, TOKEN, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd],
+  // Padding up to the table of segments at 0x30: nothing, and flat code. Its size and address follow at 0x40.
+  ...Array.from({ length: 0x30 - 41 }, () => 0),
+  ...[0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0x00, 0x00, 0x00, 0x9b, 0xcf, 0x00],
+  ...[0x0f, 0x00, 0x30, 0x7c, 0x00, 0x00],
+];
 
 /** Node.js' names of architectures. */
 const HOSTS: Readonly<Record<string, GuestArch>> = {

@@ -94,7 +94,7 @@ describe("machines", { timeout: 180_000 }, () => {
 
   test("what cannot change live restarts them, and the plan says so", async () => {
     lab({ memory: "320MiB" });
-    const plan = await ws.plan([], 2);
+    const plan = await ws.plan(["--experimental"], 2);
     const action = plan.actions.find((one) => one.address === "vm.box");
     expect(action?.changes.find((one) => one.path === "memory.max")?.effect).toBe("restart");
     await ws.apply(["--experimental"]);

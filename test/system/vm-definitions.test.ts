@@ -134,10 +134,10 @@ describe("definitions of machines and QEMU's driver", () => {
   afterAll(() => virt.stop());
 
   test("property: Support Soundness: what labctl takes for runnable is defined, and comes back as it was", () => {
-    const models = sample(500, vmArbitrary({ definable: true, type: "vm" })).filter(
+    const runnable = vmArbitrary({ definable: true, type: "vm" }).filter(
       (model) => unsupported(model, facts).length === 0,
     );
-    expect(models.length).toBeGreaterThanOrEqual(100);
+    const models = sample(100, runnable);
     const found = defineAll(virt.uri, models);
     for (const model of models) {
       const observed = observeDomain(found.get(model.uuid) ?? "", liveOf(model));
