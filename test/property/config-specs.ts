@@ -81,7 +81,11 @@ export function labs(wild: number): fc.Arbitrary<unknown> {
   const command = fc
     .tuple(fc.constantFrom("run", "script"), fc.constantFrom("unless", "creates"))
     .map(([a, b]) => ({ [a]: "true", [b]: "true" }));
-  const item = fc.oneof(fc.constantFrom<unknown>("p", "q", "r1"), fc.constant({ name: "z", version: "1.0" }));
+  const item = fc.oneof(
+    fc.constantFrom<unknown>("p", "q", "r1"),
+    fc.constant({ name: "z", version: "1.0" }),
+    ...(wild === 0 ? [] : [fc.constant({ version: "1.0" })]),
+  );
   const host = fc
     .tuple(
       fc.constantFrom({ connection: "local" }, { address: "10.0.0.1" }),
@@ -108,7 +112,12 @@ export function labs(wild: number): fc.Arbitrary<unknown> {
       ratio: fc.constantFrom(0, 0.5, 1),
       list: fc.uniqueArray(fc.nat({ max: 9 }), { minLength: 1, maxLength: 3 }),
       any: anything,
-      choice: fc.constantFrom({ git: "x" }, { git: "x", ref: "y" }, { path: "./x" }),
+      choice: fc.constantFrom<unknown>(
+        { git: "x" },
+        { git: "x", ref: "y" },
+        { path: "./x" },
+        ...(wild === 0 ? [] : [{ ref: "y" }]),
+      ),
     },
     wild,
   );
