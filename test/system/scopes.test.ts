@@ -74,7 +74,7 @@ describe("pipelines have scopes of their own", () => {
 
 describe("saved plans", () => {
   test("carry the variables that they were made with, but not sensitive ones", async () => {
-    const variables = { text: { default: "plain" }, token: { default: "none", sensitive: true } };
+    const variables = { text: { description: "has no default" }, token: { default: "none", sensitive: true } };
     const files = { [out]: { content: "${var.text}\n" }, [`${out}-secret`]: { content: "${var.token}\n" } };
     lab("lab.yaml", "berlin", files, { variables });
     const planned = await run("plan", "--var", "text=given", "--var", "token=canary-7f3", "--out", "change.plan");
