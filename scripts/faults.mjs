@@ -76,7 +76,10 @@ async function check(scratch, fault) {
   );
   try {
     if (fault.build && (await build(scratch)) !== 0) return fail(fault, "the faulty copy does not build");
-    const found = (await outcomes(scratch, fault.test.file, [fault.test.name])).get(fault.test.name);
+    const tried = async () => (await outcomes(scratch, fault.test.file, [fault.test.name])).get(fault.test.name);
+    let found = await tried();
+    // A property draws its cases at random: one draw may happen to miss.
+    if (found === "passed") found = await tried();
     if (found !== "failed") return fail(fault, `"${fault.test.name}" is ${found}`);
     passed += 1;
     process.stdout.write(`ok   ${fault.name}\n`);

@@ -178,7 +178,7 @@ test("Resource Reservation Consistency", async () => {
         await compare(table, model);
       }
     }),
-    { numRuns: 200 },
+    { numRuns: 600 },
   );
 });
 
