@@ -1,4 +1,6 @@
 import {
+  type ConnectionProperties,
+  connectionOf,
   defineKind,
   formatSize,
   type Item,
@@ -8,7 +10,6 @@ import {
   type Reading,
 } from "../../src/index.ts";
 import { type Probe, readByProbe } from "./common.ts";
-import { connectionOf, type Reach } from "./connection.ts";
 import { type Facts, factsScript, parseFacts } from "./facts.ts";
 import { attributes, type Desired, type Observed, schema } from "./host-model.ts";
 
@@ -88,6 +89,6 @@ export const host = defineKind({
   delete: () => Promise.resolve(),
   manualCleanup: () => "nothing to do: labctl leaves the machine itself as it is",
   machine(desired, _observed, context) {
-    return connectionOf(desired as Reach, context);
+    return connectionOf(desired as ConnectionProperties, context);
   },
 });

@@ -24,6 +24,8 @@ import {
 import { selectHost } from "./environment-select.ts";
 import { readConsole, type Ready } from "./environment-verify.ts";
 import { qemuHost, type QemuHost } from "./host-facts.ts";
+import { uuidOf } from "./model/ids.ts";
+import { reachGuest } from "./reach.ts";
 import type { Domain } from "./rpc/index.ts";
 import { observeDomain } from "./xml/domain-observe.ts";
 
@@ -230,6 +232,14 @@ Where a host fails, the next one that fits is tried.`,
   ownership: "exclusive",
 
   awaits: (_desired, lab) => lab.filter((one) => one.kind === "qemu_host").map((one) => one.address),
+
+  reach: (ctx, item, context) =>
+    reachGuest(ctx, {
+      address: item.address,
+      hosts: whereabouts(ctx, item),
+      uuid: uuidOf(item.instance_id),
+      context,
+    }),
 
   async prepare(ctx, item) {
     if (item.prior === undefined) {

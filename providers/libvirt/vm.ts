@@ -20,6 +20,7 @@ import { requireSupport } from "./model/vm-support.ts";
 import type { VmModel } from "./model/vm.ts";
 import { hostAddress, notOwned, readByHost, requireHost, seenUuid } from "./on-host.ts";
 import { findPool, findVolume, openPool, readOwners, removeVolume, withPool, writeOwner } from "./pools.ts";
+import { reachVm } from "./reach.ts";
 import { type Domain, DomainUndefine, DomainXml, isLibvirtError, VirErr } from "./rpc/index.ts";
 import { changeLive } from "./vm-live.ts";
 import { changesOf, diffOf, observedOf, vmAttributes, type VmObserved } from "./vm-model.ts";
@@ -330,6 +331,8 @@ Deleting lets it shut down, for a while, and removes what it alone has: layers o
   experimental: true,
 
   on: hostAddress,
+
+  reach: reachVm,
 
   readMany: (ctx, items) =>
     readByHost(

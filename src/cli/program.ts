@@ -11,6 +11,7 @@ import { registerLease } from "./commands/lease.ts";
 import { registerLook } from "./commands/look.ts";
 import { registerPlan } from "./commands/plan.ts";
 import { registerRuns } from "./commands/runs.ts";
+import { registerSsh } from "./commands/ssh.ts";
 import { registerState } from "./commands/state.ts";
 import { registerValidate } from "./commands/validate.ts";
 import type { Services } from "./services.ts";
@@ -57,6 +58,7 @@ export function buildProgram(host: Host): Command {
     registerRuns,
     registerState,
     registerHost,
+    registerSsh,
     registerLease,
     registerDecommission,
     registerBoot,

@@ -2,6 +2,7 @@ import type { ArtifactStore, StoreNotice } from "../artifacts/index.ts";
 import type { BootReport, BootRequest, BootStreams } from "../../providers/qemu/index.ts";
 import type { LocateState, OpenLab, SpecSelection } from "../engine/port.ts";
 import type { StateSettings } from "../model/index.ts";
+import type { SshRun } from "./openssh.ts";
 import type { Kind } from "../provider/index.ts";
 import type { LeaseTable } from "../scheduling/index.ts";
 import type { StateStore } from "../state/port.ts";
@@ -33,4 +34,6 @@ export interface Services {
   kindReference(kind: Kind, kinds: ReadonlyMap<string, Kind>): Promise<string>;
   /** Boots a kernel in QEMU and runs a command in it. */
   boot(request: BootRequest, streams: BootStreams): Promise<BootReport>;
+  /** OpenSSH's client on this process's terminal; gives its exit code. */
+  ssh(run: SshRun): Promise<number>;
 }

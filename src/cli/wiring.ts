@@ -59,5 +59,9 @@ export function wire(): Services {
       const { bootKernel } = await import("../../providers/qemu/index.ts");
       return bootKernel(request, streams);
     },
+    ssh: async (request) => {
+      const { runOpenSsh } = await import("./openssh.ts");
+      return runOpenSsh(request);
+    },
   };
 }

@@ -6,3 +6,4 @@ export { resolveSecret, type SecretContext } from "./secrets.ts";
 export { formatSpec } from "./format.ts";
 export { initFiles, type InitOptions } from "./init.ts";
 export { kindReference, labReference } from "./pages.ts";
+export { didYouMean } from "./problems.ts";

@@ -5,6 +5,7 @@ import {
   formatSegment,
   isMap,
   type Lab,
+  lastSegment,
   type Plain,
   parseAddress,
   type Resource,
@@ -103,16 +104,30 @@ export class Machines {
     }
     way.add(address);
     return known.kind.machine({ ...known.plain }, known.observed, {
-      address,
-      sensitive: known.sensitive,
+      ...this.#around(address, known.sensitive),
       connection: (name) => this.#connect(formatSegment({ kind: known.kind.kind, key: name }), new Set(way)),
-      defaults: this.#defaults ?? {
-        ssh: {},
-        timeouts: this.#sources.lab.defaults.timeouts,
-        retry: this.#sources.lab.defaults.retry,
-      },
-      root: this.#sources.root,
     });
+  }
+
+  /** For what is no machine of the lab and is reached all the same: jump hosts are any of its machines, by name. */
+  context(address: Address, sensitive: ReadonlySet<string>): MachineContext {
+    return {
+      ...this.#around(address, sensitive),
+      connection: (name) => {
+        const found = [...this.#known.keys()].find((one) => one === name || lastSegment(one).key === name);
+        return this.#connect(found ?? name, new Set());
+      },
+    };
+  }
+
+  #around(address: Address, sensitive: ReadonlySet<string>): Omit<MachineContext, "connection"> {
+    const { defaults } = this.#sources.lab;
+    return {
+      address,
+      sensitive,
+      defaults: this.#defaults ?? { ssh: {}, timeouts: defaults.timeouts, retry: defaults.retry },
+      root: this.#sources.root,
+    };
   }
 
   /** The machines that the wanted addresses lie on, and those on the way there. */

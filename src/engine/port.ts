@@ -77,8 +77,8 @@ export interface LabSession {
   plan(options: PlanOptions): Promise<Plan>;
   /** Executes the plan and nothing else. Never rejects for what a resource did: that is in the summary. */
   apply(plan: Plan, options: ApplyOptions): Promise<RunSummary>;
-  /** A machine of the lab, by address. */
-  machine(address: Address): Promise<Machine>;
+  /** A machine of the lab, or a guest or board that its kind knows how to reach, by address. */
+  machine(address: Address, signal?: AbortSignal): Promise<Machine>;
   /** Secrets in what is about to be stored or shown are replaced. */
   redact(text: string): string;
   close(): Promise<void>;

@@ -139,7 +139,11 @@ function withDerived(
   return { ...item, desired, unknown };
 }
 
-function itemFor(input: ReadInput, address: Address): { kind: Kind; item: Item<PlainMap, PlainMap> } | undefined {
+/** A resource as its kind sees it; undefined where neither spec nor state has it. */
+export function itemFor(
+  input: Pick<ReadInput, "resources" | "rows" | "kinds" | "sources" | "newId">,
+  address: Address,
+): { kind: Kind; item: Item<PlainMap, PlainMap> } | undefined {
   const resource = input.resources.get(address);
   const row = input.rows.get(address);
   const kindName = resource?.kind ?? row?.kind;

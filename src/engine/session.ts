@@ -50,7 +50,7 @@ import { Machines, resolveSecrets } from "./machines.ts";
 import { siblingOrder } from "./order.ts";
 import type { ApplyOptions, LabSession, PlanOptions } from "./port.ts";
 import type { ProviderLock } from "./providers.ts";
-import { readAll } from "./reader.ts";
+import { itemFor, readAll } from "./reader.ts";
 import { openSeal } from "./seal.ts";
 
 export interface SessionParts {
@@ -258,13 +258,30 @@ export class Session implements LabSession {
     }
   }
 
-  async machine(address: Address): Promise<Machine> {
+  async machine(address: Address, signal: AbortSignal = new AbortController().signal): Promise<Machine> {
     const view = await readScopes(this.store, this.#scopes);
     this.#state ??= view;
     const { rows } = view;
     await this.#parts.pool.keepHostKeys();
+    const kind = this.kinds.get(this.#resources.get(address)?.kind ?? rows.get(address)?.kind ?? "");
+    if (kind?.machine === undefined && kind?.reach !== undefined) return await this.#reached(address, rows, signal);
     await this.#machines.prepare(rows, new Set([address]));
     return this.#machines.machine(address);
+  }
+
+  /** What is reached without being a machine of the lab: its kind looks where it is. */
+  async #reached(address: Address, rows: ReadonlyMap<Address, Row>, signal: AbortSignal): Promise<Machine> {
+    const { pool, secret } = this.#parts;
+    const secrets = await resolveSecrets(this.lab, new Set([address]), this.#resources, secret);
+    const sources = this.#staticSources(secrets);
+    const found = itemFor({ resources: this.#resources, rows, kinds: this.kinds, sources, newId }, address);
+    if (found?.kind.reach === undefined) throw new Error(`${address} cannot be reached`);
+    const { kind, item } = found;
+    const on = kind.on?.(item.desired);
+    // Which machine it is on may be known only once it is looked for.
+    await this.#machines.prepare(rows, new Set([address, ...(on === undefined ? this.#resources.keys() : [on])]));
+    const context = this.#context(address, signal);
+    return pool.machine(await found.kind.reach(context, item, this.#machines.context(address, item.sensitive)));
   }
 
   redact(text: string): string {

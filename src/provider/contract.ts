@@ -266,6 +266,12 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
   fromImportId?(id: string): Partial<D>;
   /** For kinds that are machines: how to reach it. Undefined: not (yet) reachable from what is known. */
   machine?(desired: D, observed: O | undefined, context: MachineContext): ConnectionSpec | undefined;
+  /**
+   * For kinds whose resources people log in to (`labctl ssh`, `labctl exec`) though nothing is declared on them: guests,
+   * containers, boards. Looks where it is now, changes nothing. Rejects with E_CONNECT, and what to do, where it has no
+   * address. See connectionOf() for what `ssh:` and the lab's defaults make of one.
+   */
+  reach?(ctx: KindContext, item: Item<D, O>, context: MachineContext): Promise<ConnectionSpec>;
 }
 
 /** What a machine's connection is made of besides its own properties. */

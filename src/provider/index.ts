@@ -1,3 +1,4 @@
+export { type ConnectionProperties, connectionOf, localPath, SSH_SCHEMA } from "./connection.ts";
 export * from "./contract.ts";
 export * from "./define.ts";
 export type { Infer } from "./infer.ts";

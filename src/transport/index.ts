@@ -2,3 +2,4 @@ export type * from "./ports.ts";
 export { createMachinePool, type MachinePoolOptions, type ResettablePool } from "./pool.ts";
 export { quoteWord, sh, shCommand, shJoin, type ShellPart, ShellText, userScript } from "./shell.ts";
 export { hostKeyFingerprint } from "./ssh/known-hosts.ts";
+export { sshAlias, sshConfigText, type SshHop, type SshWay, sshWay } from "./ssh/openssh.ts";

@@ -46,6 +46,7 @@ export class ScriptedLab {
   onBoot: Services["boot"] = () => {
     throw new LabError("E_QEMU_MISSING", "no QEMU here");
   };
+  onSsh: Services["ssh"] = async () => 255;
   pins: ReadonlySet<string> = new Set();
   now: (() => number) | undefined;
 
@@ -72,6 +73,7 @@ export class ScriptedLab {
       specSchema: async (which) => ({ $id: which }),
       kindReference: async (kind) => `# ${kind.kind}`,
       boot: async (request, streams) => this.onBoot(request, streams),
+      ssh: async (request) => this.onSsh(request),
     };
   }
 

@@ -1,4 +1,4 @@
-import type { Infer, ObjectSchema } from "../../../src/index.ts";
+import { type Infer, type ObjectSchema, SSH_SCHEMA } from "../../../src/index.ts";
 import { ARCHES } from "./arch.ts";
 import {
   ABSOLUTE,
@@ -108,6 +108,11 @@ export const vmSchema = {
       ...cloudInitSchema,
       description: "What cloud-init in its image does at the first start. A change runs it again.",
       "x-labctl": { restart: true },
+    },
+    ssh: {
+      ...SSH_SCHEMA,
+      description:
+        "How `labctl ssh` and `labctl exec` log in to it. What is not said here comes from `defaults: { ssh: ... }`, then from ~/.ssh/config.",
     },
     rng: {
       type: "boolean",

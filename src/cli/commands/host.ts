@@ -17,6 +17,7 @@ import {
   textOf,
 } from "../hosts.ts";
 import { summaryOf, withLab } from "../lab.ts";
+import { addExecOptions, type ExecFlags, execOn } from "../exec.ts";
 import type { Host } from "../program.ts";
 import { paintFor } from "../renderers/paint.ts";
 import { holdText, paintStatus, renderMap, renderPairs } from "../renderers/rows.ts";
@@ -26,13 +27,6 @@ import { isMap as isPlainMap } from "../renderers/value.ts";
 import { lockRequest } from "../state-access.ts";
 import { styleOf } from "./plan.ts";
 import { planOptions } from "./planning.ts";
-
-interface ExecFlags {
-  readonly root?: boolean;
-  readonly stdin?: boolean;
-  readonly timeout?: number;
-  readonly cwd?: string;
-}
 
 export function registerHost(program: Command, host: Host): void {
   const group = program
@@ -64,24 +58,28 @@ export function registerHost(program: Command, host: Host): void {
     await host.invoke((context) => showFacts(context, name), facts);
   });
 
-  const exec = group
-    .command("exec")
-    .argument("<host>", "its name or address")
-    .argument("<command...>", "the command and its arguments, after --")
-    .summary("run a command on a machine, over the lab's connection")
-    .description(
-      "Runs a command on a machine: each word arrives as it is, no shell looks at it. Exits with the command's own code, or 128 and the signal's number.",
-    )
-    .option("--root", "as root, through sudo where that is needed")
-    .option("-i, --stdin", "pass standard input on")
-    .option("--cwd <folder>", "in this folder")
-    .option("--timeout <duration>", "kill it after this long", (text) => durationOption("--timeout", text))
-    .addHelpText(
-      "after",
-      "\nExamples:\n  labctl host exec builder-1 -- uname -a\n  labctl host exec builder-1 --root -- dmesg --level err\n  labctl host exec builder-1 -- sh -c 'cd /srv && ls | wc -l'",
-    );
+  const exec = group.command("exec");
+  addExecOptions(
+    exec
+      .argument("<host>", "its name or address")
+      .argument("<command...>", "the command and its arguments, after --")
+      .summary("run a command on a machine, over the lab's connection")
+      .description(
+        "Runs a command on a machine: each word arrives as it is, no shell looks at it. Exits with the command's own code, or 128 and the signal's number.",
+      ),
+  ).addHelpText(
+    "after",
+    "\nExamples:\n  labctl host exec builder-1 -- uname -a\n  labctl host exec builder-1 --root -- dmesg --level err\n  labctl host exec builder-1 -- sh -c 'cd /srv && ls | wc -l'",
+  );
   exec.action(async (name: string, words: string[], flags: ExecFlags) => {
-    await host.invoke((context) => execOn(context, name, words, flags), exec);
+    await host.invoke(
+      (context) =>
+        inLab(context, "host exec", true, async (session) => {
+          const { resource } = findHost(await hostsOf(context, session), name);
+          return execOn(context, session, resource.address, words, flags);
+        }),
+      exec,
+    );
   });
 
   const maintenance = group
@@ -222,46 +220,6 @@ async function showFacts(context: Context, name: string | undefined): Promise<nu
       hint: "bring the machine back, or look at `labctl host show` for what was last seen",
     });
   });
-}
-
-async function execOn(context: Context, name: string, words: readonly string[], flags: ExecFlags): Promise<number> {
-  const { term, signals } = context;
-  return inLab(context, "host exec", true, async (session) => {
-    const { resource } = findHost(await hostsOf(context, session), name);
-    const machine = await session.machine(resource.address);
-    // Loaded here: the other commands need no SSH.
-    const { shCommand } = await import("../../transport/index.ts");
-    const result = await machine.exec(shCommand(words), {
-      root: flags.root === true,
-      signal: AbortSignal.any([signals.cancellation.soft, term.closed]),
-      keep: 0,
-      ...(flags.cwd !== undefined && { cwd: flags.cwd }),
-      ...(flags.timeout !== undefined && { timeout: flags.timeout }),
-      ...(flags.stdin === true && { stdin: term.io.stdin }),
-      onStdout: (chunk) => term.raw(chunk, "stdout"),
-      onStderr: (chunk) => term.raw(chunk, "stderr"),
-    });
-    return result.code ?? 128 + signalNumber(result.signal);
-  });
-}
-
-/** Numbers that all Linux architectures share; others end as 128 plus nothing. signal(7) */
-const SIGNALS: Readonly<Record<string, number>> = {
-  HUP: 1,
-  INT: 2,
-  QUIT: 3,
-  ILL: 4,
-  ABRT: 6,
-  FPE: 8,
-  KILL: 9,
-  SEGV: 11,
-  PIPE: 13,
-  ALRM: 14,
-  TERM: 15,
-};
-
-function signalNumber(name: string | undefined): number {
-  return SIGNALS[(name ?? "").replace(/^SIG/, "")] ?? 0;
 }
 
 async function maintain(

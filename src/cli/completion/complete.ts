@@ -36,7 +36,7 @@ export async function complete(program: Command, words: readonly string[], conte
 }
 
 /** Commands whose last words are a command on another machine. */
-const ON_MACHINES: ReadonlySet<string> = new Set(["exec", "boot"]);
+const ON_MACHINES: ReadonlySet<string> = new Set(["exec", "boot", "ssh"]);
 
 export interface Line {
   readonly command: Command;

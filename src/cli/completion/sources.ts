@@ -31,6 +31,8 @@ async function find(name: string, line: Line, context: Context): Promise<Candida
       return [...(await addresses(line, context)), FILES];
     case "host":
       return (await addresses(line, context)).filter(({ value }) => !value.includes("/"));
+    case "machine":
+      return machines(line, context);
     case "run":
       return runs(line, context);
     case "run-or-address":
@@ -66,6 +68,14 @@ async function addresses(line: Line, context: Context): Promise<Candidate[]> {
   const { store } = await stateFor(line, context);
   const { rows } = await readWhole(store);
   return [...rows.values()].map((row) => ({ value: row.address, description: row.kind }));
+}
+
+async function machines(line: Line, context: Context): Promise<Candidate[]> {
+  const kinds = await context.services.kinds();
+  return (await addresses(line, context)).filter(({ description }) => {
+    const kind = kinds.get(description);
+    return kind?.machine !== undefined || kind?.reach !== undefined;
+  });
 }
 
 async function outputs(line: Line, context: Context): Promise<Candidate[]> {

@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { homedir } from "node:os";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { connectionOf } from "../../../providers/host/connection.ts";
+import { connectionOf } from "../../../src/provider/connection.ts";
 import { archName, parseFacts } from "../../../providers/host/facts.ts";
 import { host } from "../../../providers/host/host.ts";
 import { KVM_PERL, KVM_PYTHON } from "../../../providers/host/kvm.ts";

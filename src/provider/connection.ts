@@ -1,18 +1,96 @@
 import { homedir } from "node:os";
 import { resolve } from "node:path";
-import {
-  type Become,
-  type ConnectionSpec,
-  LabError,
-  lastSegment,
-  type MachineContext,
-  type Plain,
-  Sensitive,
-  type SshConnection,
-} from "../../src/index.ts";
+import { LabError } from "../diagnostics/index.ts";
+import { lastSegment, type Plain, Sensitive } from "../model/index.ts";
+import type { Become, ConnectionSpec, SshConnection } from "../transport/index.ts";
+import type { MachineContext } from "./contract.ts";
 
-/** The properties of a host that say how to reach it. */
-export interface Reach {
+/** `ssh:` of whatever is reached over SSH. */
+export const SSH_SCHEMA = {
+  type: "object",
+  description: "How to log in. What is not said here comes from `defaults: { ssh: ... }`, then from ~/.ssh/config.",
+  properties: {
+    port: {
+      type: "integer",
+      minimum: 1,
+      maximum: 65535,
+      description: "TCP port. Default: what ~/.ssh/config says, else 22.",
+      examples: [22, 2222],
+    },
+    user: {
+      type: "string",
+      minLength: 1,
+      description: "Login name. Default: what ~/.ssh/config says, else the name of the user who runs labctl.",
+      examples: ["lab"],
+    },
+    key: {
+      type: "string",
+      minLength: 1,
+      description: "Private key file. Default: ~/.ssh/config, then the agent and the usual files.",
+      examples: ["~/.ssh/id_ed25519"],
+      "x-labctl": { path: true },
+    },
+    keys: {
+      type: "array",
+      items: { type: "string", minLength: 1, "x-labctl": { path: true } },
+      description: "Several private key files, tried in order.",
+      examples: [["~/.ssh/id_ed25519", "./keys/lab"]],
+    },
+    passphrase: {
+      type: "string",
+      description: "Passphrase of the key: a secret.",
+      examples: ["${secret.key_passphrase}"],
+      "x-labctl": { sensitive: true },
+    },
+    password: {
+      type: "string",
+      description: "Password of the login, for machines that take no keys: a secret.",
+      examples: ["${secret.board_password}"],
+      "x-labctl": { sensitive: true },
+    },
+    certificate: {
+      type: "string",
+      minLength: 1,
+      description: "OpenSSH certificate of the key. Default: KEY-cert.pub where it exists.",
+      "x-labctl": { path: true },
+    },
+    agent: {
+      type: ["string", "boolean"],
+      description: "Socket of an ssh-agent; `false`: none. Default: SSH_AUTH_SOCK.",
+      examples: [false],
+    },
+    known_hosts: {
+      type: "string",
+      minLength: 1,
+      description: "File of known host keys. Default: ~/.ssh/known_hosts.",
+      examples: ["./known_hosts"],
+      "x-labctl": { path: true },
+    },
+    host_key: {
+      type: "string",
+      pattern: "^(strict|accept-new|SHA256:[A-Za-z0-9+/]{43}=?)$",
+      description:
+        "`strict`: the key must be known. `accept-new`: an unknown key is learnt at first contact, a changed one refused. `SHA256:...`: exactly this key. Default: strict.",
+      examples: ["strict", "accept-new"],
+    },
+    jump: {
+      type: "string",
+      minLength: 1,
+      description: "Name of the host to go through.",
+      examples: ["gateway"],
+      "x-labctl": { refers: "host" },
+    },
+    config: {
+      type: ["string", "boolean"],
+      description: "Use ~/.ssh/config, or another file of its format; `false`: none. Default: true.",
+      examples: [false],
+    },
+  },
+  additionalProperties: false,
+} as const;
+
+/** The properties of a machine that say how to reach it. */
+export interface ConnectionProperties {
   readonly address?: string;
   readonly connection?: "ssh" | "local";
   readonly ssh?: Readonly<Record<string, Plain>>;
@@ -26,7 +104,7 @@ export function localPath(root: string, path: string): string {
   return resolve(root, path);
 }
 
-function becomeOf(reach: Reach, fallback: Become["method"]): Become {
+function becomeOf(reach: ConnectionProperties, fallback: Become["method"]): Become {
   const { sudo } = reach;
   if (sudo === undefined) return { method: fallback };
   if (typeof sudo === "boolean") return { method: sudo ? "sudo" : "none" };
@@ -34,10 +112,10 @@ function becomeOf(reach: Reach, fallback: Become["method"]): Become {
 }
 
 /**
- * The connection that a host's properties and the lab's defaults make; undefined where the address is not known yet.
+ * The connection that a machine's properties and the lab's defaults make; undefined where the address is not known yet.
  * Over SSH root is reached through sudo unless the login is root or `sudo: false`; on this machine only with `sudo:`.
  */
-export function connectionOf(reach: Reach, context: MachineContext): ConnectionSpec | undefined {
+export function connectionOf(reach: ConnectionProperties, context: MachineContext): ConnectionSpec | undefined {
   if (reach.connection === "local") {
     return { type: "local", address: context.address, become: becomeOf(reach, "none") };
   }

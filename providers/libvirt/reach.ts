@@ -1,0 +1,129 @@
+import {
+  type Address,
+  type ConnectionProperties,
+  type ConnectionSpec,
+  connectionOf,
+  type Item,
+  type KindContext,
+  LabError,
+  type MachineContext,
+} from "../../src/index.ts";
+import { uuidOf } from "./model/ids.ts";
+import type { VmDesired } from "./model/vm-schema.ts";
+import { libvirtOf, requireHost, seenUuid } from "./on-host.ts";
+import { AddressSource, type Domain, type GuestInterface, isLibvirtError, type Libvirt, VirErr } from "./rpc/index.ts";
+import type { VmObserved } from "./vm-model.ts";
+
+/** A guest whose address is wanted. */
+export interface Guest {
+  readonly address: Address;
+  /** Where it may be, the likeliest first. */
+  readonly hosts: readonly Address[];
+  readonly uuid: string;
+  readonly ssh?: ConnectionProperties["ssh"];
+  /** What its spec says, before anybody is asked. */
+  readonly fixed?: string;
+  readonly context: MachineContext;
+}
+
+/** Where its address may be known, in the order in which it is asked: the network's DHCP server, the guest's agent, neighbours. */
+const SOURCES = [AddressSource.LEASE, AddressSource.AGENT, AddressSource.ARP];
+
+/** The way to a machine of `vms:`. */
+export async function reachVm(
+  ctx: KindContext,
+  item: Item<VmDesired, VmObserved>,
+  context: MachineContext,
+): Promise<ConnectionSpec> {
+  const { desired } = item;
+  const fixed = (desired.networks ?? []).flatMap((one) => (typeof one === "string" ? [] : (one.address ?? [])))[0];
+  return reachGuest(ctx, {
+    address: item.address,
+    hosts: [requireHost(item)],
+    uuid: seenUuid(item.prior) ?? uuidOf(item.instance_id),
+    ...(desired.ssh !== undefined && { ssh: desired.ssh as ConnectionProperties["ssh"] }),
+    ...(fixed !== undefined && { fixed }),
+    context,
+  });
+}
+
+/**
+ * The way to a guest of libvirt: through its host, to which a network of the host's own leads and nothing else need. Rejects
+ * with E_CONNECT where it is not there, does not run or has no address.
+ */
+export async function reachGuest(ctx: KindContext, guest: Guest): Promise<ConnectionSpec> {
+  const { address } = guest;
+  const found = await findGuest(ctx, guest);
+  if (found === undefined) {
+    throw new LabError("E_CONNECT", `${address} is not there`, {
+      address,
+      hint: "`labctl apply` makes it; `labctl plan` says what is in the way",
+    });
+  }
+  const { host, libvirt, domain } = found;
+  if (!(await libvirt.domains.isActive(domain, { signal: ctx.signal }))) {
+    throw new LabError("E_CONNECT", `${address} does not run on ${host}`, {
+      address,
+      hint: "`labctl apply` starts it, unless its spec says `running: false`",
+    });
+  }
+  const at = guest.fixed ?? (await guestAddress(libvirt, domain, ctx.signal));
+  if (at === undefined) {
+    throw new LabError("E_CONNECT", `${address} runs on ${host} and has no address that anybody there knows`, {
+      address,
+      hint: "give it a network (`networks:`) with DHCP, a fixed address, or the guest agent; and wait until it is up: its console says how far it is",
+    });
+  }
+  return connectionTo(guest, at, ctx.machine(host).connection);
+}
+
+/** Pure. The lab's usual jump host is not on the way: the guest's own host is, unless that is this machine. */
+export function connectionTo(guest: Pick<Guest, "ssh" | "context">, at: string, host: ConnectionSpec): ConnectionSpec {
+  const { context, ssh } = guest;
+  const { jump: _usual, ...defaults } = context.defaults.ssh;
+  const own = { ...context, defaults: { ...context.defaults, ssh: defaults } };
+  const spec = connectionOf({ address: at, ...(ssh && { ssh }) }, own);
+  if (spec === undefined) {
+    throw new LabError("E_CONNECT", "its jump host cannot be reached: where that is is not known yet", {
+      address: context.address,
+    });
+  }
+  return spec.type === "ssh" && spec.jump === undefined && host.type === "ssh" ? { ...spec, jump: host } : spec;
+}
+
+async function findGuest(
+  ctx: KindContext,
+  guest: Guest,
+): Promise<{ host: Address; libvirt: Libvirt; domain: Domain } | undefined> {
+  for (const host of guest.hosts) {
+    const libvirt = await libvirtOf(ctx, host);
+    try {
+      return { host, libvirt, domain: await libvirt.domains.lookupByUuid(guest.uuid, { signal: ctx.signal }) };
+    } catch (error) {
+      if (!isLibvirtError(error, VirErr.NO_DOMAIN)) throw error;
+    }
+  }
+  return undefined;
+}
+
+async function guestAddress(libvirt: Libvirt, domain: Domain, signal: AbortSignal): Promise<string | undefined> {
+  for (const source of SOURCES) {
+    try {
+      const found = bestAddress(await libvirt.domains.interfaceAddresses(domain, source, { signal }));
+      if (found !== undefined) return found;
+    } catch (error) {
+      // No agent in the guest, no libvirt that can ask this way: the next source may know.
+      if (!isLibvirtError(error)) throw error;
+    }
+  }
+  return undefined;
+}
+
+/** Pure. One that can be reached from outside the guest: IPv4 first, never loopback, never link-local. */
+export function bestAddress(interfaces: readonly GuestInterface[]): string | undefined {
+  const all = interfaces
+    .filter((one) => one.name !== "lo")
+    .flatMap((one) => one.addresses)
+    .filter(({ address }) => !/^(127\.|169\.254\.|::1$|fe[89ab])/i.test(address));
+  return (all.find((one) => one.family === "ipv4") ?? all[0])?.address;
+}
