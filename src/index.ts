@@ -79,6 +79,7 @@ export {
   type Amounts,
   type Candidate,
   cordonOf,
+  explainChoice,
   type Health,
   type MachineStatus,
   nextCandidate,

@@ -2,6 +2,7 @@ import {
   type Address,
   type BuildRecord,
   defineKind,
+  explainChoice,
   type KindContext,
   LabError,
   nextCandidate,
@@ -14,6 +15,7 @@ import {
   selectionError,
 } from "../../src/index.ts";
 import { buildAttributes, type BuildDesired, type BuildObserved, buildSchema } from "./build-model.ts";
+import { cancelBuild } from "./cancel.ts";
 import { collectLog, collectOutputs, isThere, newRecord } from "./collect.ts";
 import { buildDigest, type BuildInputs, objectsDigest } from "./digest.ts";
 import { inputsOf, prepareBuild, type PreparedBuild } from "./inputs.ts";
@@ -168,7 +170,7 @@ class Construction {
       const next = nextCandidate(approved, this.#failed);
       const chosen = offers.find((one) => one.server.address === next?.address);
       if (next !== undefined && chosen !== undefined) {
-        this.#ctx.log("info", `building on ${next.address}: ${next.why}`);
+        this.#ctx.log("info", `building on ${explainChoice(selection, next.address)}`);
         return chosen;
       }
       if (last !== undefined) throw last;
@@ -382,6 +384,8 @@ build drops the reference to it; \`labctl artifact gc\` removes what nothing ref
     const record = await new Construction(ctx, item.address, desired, prepared).run(digest, sticky);
     return observedOf(record);
   },
+
+  cancel: cancelBuild,
 
   /** The artifacts stay until `artifact gc` finds that nobody refers to them. */
   delete: async () => undefined,

@@ -1,6 +1,7 @@
 import {
   type Address,
   defineKind,
+  explainChoice,
   type Item,
   type KindContext,
   LabError,
@@ -131,7 +132,7 @@ async function bringUp(
     );
     const next = nextCandidate(selection.ranking, failed);
     if (next === undefined) throw last ?? selectionError(request, selection);
-    ctx.log("info", `${address}: deploying on ${next.address}: ${next.why}`);
+    ctx.log("info", `${address}: deploying on ${explainChoice(selection, next.address)}`);
     const before = item.observed?.host;
     if (before !== undefined && before !== next.address)
       await clear(await qemuHost(ctx, before), instance_id, ctx.signal);
@@ -240,6 +241,20 @@ Where a host fails, the next one that fits is tried.`,
       uuid: uuidOf(item.instance_id),
       context,
     }),
+
+  restore: (desired, good) => {
+    const { artifact: _query, initrd: _initrd, ...boot } = desired.boot;
+    if (!good.ready || good.kernel_digest === undefined) return undefined;
+    return {
+      boot: {
+        ...boot,
+        kernel: `sha256:${good.kernel_digest}`,
+        ...(good.initrd_digest !== undefined && { initrd: `sha256:${good.initrd_digest}` }),
+        ...(good.cmdline !== undefined && { cmdline: good.cmdline }),
+        ...(good.release !== undefined && { release: good.release }),
+      },
+    };
+  },
 
   async prepare(ctx, item) {
     if (item.prior === undefined) {

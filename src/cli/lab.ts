@@ -1,7 +1,7 @@
 import { hostname } from "node:os";
 import { LabError, Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
 import type { LabSession, SpecSelection } from "../engine/port.ts";
-import { createEventBus, newRunId, RunRecorder } from "../events/index.ts";
+import { createEventBus, newRunId, RunRecorder, watchCancel } from "../events/index.ts";
 import type { EventBus } from "../events/port.ts";
 import type { RunSummary } from "../model/index.ts";
 import { type Context, whoAmI } from "./context.ts";
@@ -61,6 +61,7 @@ export async function withLab(
     await recorder?.finish(finished ?? summary, term.io.now());
   };
   let session: LabSession | undefined;
+  let stopWatching: (() => void) | undefined;
   try {
     session = await context.services.openLab(options.selection, bus, redactor);
     const who = whoAmI(term.io.env);
@@ -76,6 +77,7 @@ export async function withLab(
       started_at: term.io.now().toISOString(),
     });
     bus.emit({ type: "run.started", command: options.command, who, lab });
+    if (options.record) stopWatching = heedCancel(context, bus, session.lab.state.path, run);
     const summary = await body({ session, bus, tally, view, run });
     await end(summary);
     return summary.exit_code;
@@ -90,8 +92,19 @@ export async function withLab(
     if (options.stream && term.options.json) return lab.exitCode;
     throw redacted(error, redactor);
   } finally {
+    stopWatching?.();
     await session?.close();
   }
+}
+
+/** `labctl cancel`, from wherever the state is shared, is as good as Ctrl-C here. */
+function heedCancel({ signals }: Context, bus: EventBus, stateDir: string, run: string): () => void {
+  return watchCancel(stateDir, run, ({ level, who, host }) => {
+    bus.emit({ type: "log.line", level: "warn", component: "cancel", message: `${who}@${host} asks this run to stop` });
+    const { soft, hard } = signals.cancellation;
+    if (!soft.aborted) signals.cancel();
+    if (level === 2 && !hard.aborted) signals.cancel();
+  });
 }
 
 export function summaryOf(

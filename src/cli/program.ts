@@ -1,9 +1,11 @@
 import { Command, Help, Option } from "commander";
 import { countOption, durationOption, type Context, type GlobalOptions } from "./context.ts";
+import { registerAgain } from "./commands/again.ts";
 import { registerApply } from "./commands/apply.ts";
 import { registerArtifact } from "./commands/artifact.ts";
 import { registerAuthor } from "./commands/author.ts";
 import { registerBoot } from "./commands/boot.ts";
+import { registerCancel } from "./commands/cancel.ts";
 import { registerCompletion } from "./commands/completion.ts";
 import { registerDecommission } from "./commands/decommission.ts";
 import { registerHost } from "./commands/host.ts";
@@ -13,6 +15,7 @@ import { registerPlan } from "./commands/plan.ts";
 import { registerRuns } from "./commands/runs.ts";
 import { registerSsh } from "./commands/ssh.ts";
 import { registerState } from "./commands/state.ts";
+import { registerWhy } from "./commands/why.ts";
 import { registerValidate } from "./commands/validate.ts";
 import type { Services } from "./services.ts";
 import type { Io } from "./terminal.ts";
@@ -56,6 +59,9 @@ export function buildProgram(host: Host): Command {
     registerApply,
     registerLook,
     registerRuns,
+    registerCancel,
+    registerAgain,
+    registerWhy,
     registerState,
     registerHost,
     registerSsh,

@@ -1,6 +1,6 @@
 import type { Diagnostic, Redactor } from "../diagnostics/index.ts";
 import type { EventBus } from "../events/port.ts";
-import type { Address, Lab, Plan, PlanMode, RunSummary, StateSettings } from "../model/index.ts";
+import type { Address, Lab, Plain, Plan, PlanMode, RunSummary, StateSettings } from "../model/index.ts";
 import type { Kind } from "../provider/index.ts";
 import type { StateStore } from "../state/port.ts";
 import type { Machine } from "../transport/index.ts";
@@ -28,6 +28,8 @@ export interface PlanOptions {
   readonly refresh: boolean;
   /** Addresses to take over, beyond the spec's `import:`. */
   readonly imports?: readonly { readonly address: Address; readonly id: string }[];
+  /** Addresses that are planned as they were, not as the spec has them: what was seen then, encoded. See Kind.restore. */
+  readonly restore?: ReadonlyMap<Address, Plain>;
   readonly parallelism: number;
   readonly batch?: number;
   readonly experimental: boolean;
@@ -79,6 +81,8 @@ export interface LabSession {
   apply(plan: Plan, options: ApplyOptions): Promise<RunSummary>;
   /** A machine of the lab, or a guest or board that its kind knows how to reach, by address. */
   machine(address: Address, signal?: AbortSignal): Promise<Machine>;
+  /** Ends what goes on for a resource without labctl; says what that was. See Kind.cancel. */
+  cancel(address: Address, signal: AbortSignal): Promise<string | undefined>;
   /** Secrets in what is about to be stored or shown are replaced. */
   redact(text: string): string;
   close(): Promise<void>;

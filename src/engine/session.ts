@@ -3,7 +3,7 @@ import { hostname, userInfo } from "node:os";
 import { execute, type ExecutionResult } from "../apply/index.ts";
 import type { ArtifactStore } from "../artifacts/index.ts";
 import type { LoadResult } from "../config/index.ts";
-import { type Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
+import { LabError, type Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
 import type { EventBus } from "../events/port.ts";
 import {
   type Address,
@@ -49,6 +49,7 @@ import { localFiles } from "./local-files.ts";
 import { Machines, resolveSecrets } from "./machines.ts";
 import { siblingOrder } from "./order.ts";
 import type { ApplyOptions, LabSession, PlanOptions } from "./port.ts";
+import { restoredResource } from "./restore.ts";
 import type { ProviderLock } from "./providers.ts";
 import { itemFor, readAll } from "./reader.ts";
 import { openSeal } from "./seal.ts";
@@ -129,7 +130,11 @@ export class Session implements LabSession {
     this.#state = view;
     const seal = await this.#openSeal(options.durableSeal === true);
     const moved = applyMoves(view.rows, this.lab.moved);
-    const resources = this.lab.resources;
+    const resources = this.#restored(options.restore);
+    const byAddress =
+      options.restore === undefined
+        ? this.#resources
+        : new Map(resources.map((resource) => [resource.address, resource]));
     this.#experimental = options.experimental;
     refuseExperimental(this.kinds, resources, moved.rows, options.experimental);
     const graph = dependencyGraph(resources, moved.rows);
@@ -143,10 +148,10 @@ export class Session implements LabSession {
 
     const reading = this.#clock("read");
     const wanted = new Set([...selected].filter((address) => options.mode === "normal" || moved.rows.has(address)));
-    await this.#machines.prepare(moved.rows, wanted);
+    await this.#machines.prepare(moved.rows, this.#machinesFor(wanted));
     const looked = await readAll({
       addresses: wanted,
-      resources: options.mode === "refresh-only" ? new Map() : this.#resources,
+      resources: options.mode === "refresh-only" ? new Map() : byAddress,
       rows: moved.rows,
       kinds,
       sources: this.#staticSources(secrets),
@@ -235,7 +240,8 @@ export class Session implements LabSession {
       await this.#parts.providerLock.write();
       await this.#parts.pool.keepHostKeys();
       plan = await freshPlan(plan, session, options.replan);
-      await this.#machines.prepare(session.rows, new Set(plan.actions.map((action) => action.address)));
+      const planned = new Set(plan.actions.map((action) => action.address));
+      await this.#machines.prepare(session.rows, this.#machinesFor(planned));
       const done = this.#clock("apply");
       const result = await this.#execute(plan, options, session);
       done();
@@ -269,19 +275,46 @@ export class Session implements LabSession {
     return this.#machines.machine(address);
   }
 
+  /** What chooses among the lab's machines may want any of them, also where it alone is planned. */
+  #machinesFor(addresses: ReadonlySet<Address>): ReadonlySet<Address> {
+    const chooses = [...addresses].some((one) => this.kinds.get(this.#resources.get(one)?.kind ?? "")?.awaits);
+    return chooses ? new Set([...addresses, ...this.#resources.keys()]) : addresses;
+  }
+
+  /** The spec's resources, with those that are to be as they were once in place of what it says of them now. */
+  #restored(restore: PlanOptions["restore"]): readonly Resource[] {
+    if (restore === undefined) return this.lab.resources;
+    return this.lab.resources.map((resource) => {
+      const good = restore.get(resource.address);
+      return good === undefined ? resource : restoredResource(resource, good, this.kinds.get(resource.kind));
+    });
+  }
+
   /** What is reached without being a machine of the lab: its kind looks where it is. */
   async #reached(address: Address, rows: ReadonlyMap<Address, Row>, signal: AbortSignal): Promise<Machine> {
-    const { pool, secret } = this.#parts;
-    const secrets = await resolveSecrets(this.lab, new Set([address]), this.#resources, secret);
+    const { kind, item, context } = await this.#looked(address, rows, signal);
+    if (kind.reach === undefined) throw new Error(`${address} cannot be reached`);
+    const around = this.#machines.context(address, item.sensitive);
+    return this.#parts.pool.machine(await kind.reach(context, item, around));
+  }
+
+  async cancel(address: Address, signal: AbortSignal): Promise<string | undefined> {
+    const view = await readScopes(this.store, this.#scopes);
+    this.#state ??= view;
+    const { kind, item, context } = await this.#looked(address, view.rows, signal);
+    return kind.cancel?.(context, item);
+  }
+
+  /** One resource as its kind sees it, with all that the kind may want to reach. */
+  async #looked(address: Address, rows: ReadonlyMap<Address, Row>, signal: AbortSignal) {
+    const secrets = await resolveSecrets(this.lab, new Set([address]), this.#resources, this.#parts.secret);
     const sources = this.#staticSources(secrets);
     const found = itemFor({ resources: this.#resources, rows, kinds: this.kinds, sources, newId }, address);
-    if (found?.kind.reach === undefined) throw new Error(`${address} cannot be reached`);
-    const { kind, item } = found;
-    const on = kind.on?.(item.desired);
+    if (found === undefined) throw new LabError("E_ADDRESS_UNKNOWN", `there is no ${address}`, { address });
+    const on = found.kind.on?.(found.item.desired);
     // Which machine it is on may be known only once it is looked for.
     await this.#machines.prepare(rows, new Set([address, ...(on === undefined ? this.#resources.keys() : [on])]));
-    const context = this.#context(address, signal);
-    return pool.machine(await found.kind.reach(context, item, this.#machines.context(address, item.sensitive)));
+    return { ...found, context: this.#context(address, signal) };
   }
 
   redact(text: string): string {

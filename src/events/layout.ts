@@ -7,9 +7,13 @@ export const RUNS_KEPT = 200;
 
 export const RUN_ID = /^\d{8}T\d{6}Z-[0-9a-f]{6}$/;
 
-/** An id that sorts by time: `20261123T010203Z-1f2e3d`. */
-export function newRunId(now: Date, random: () => string = () => randomBytes(3).toString("hex")): string {
-  return `${now.toISOString().slice(0, 19).replaceAll(/[-:]/g, "")}Z-${random()}`;
+/**
+ * An id that sorts by time: `20261123T010203Z-1f2e3d`. The first half of what follows the second is the millisecond, so that of
+ * two runs of one second the later is known; the rest is random.
+ */
+export function newRunId(now: Date, random: () => string = () => randomBytes(2).toString("hex")): string {
+  const ms = now.getUTCMilliseconds().toString(16).padStart(3, "0");
+  return `${now.toISOString().slice(0, 19).replaceAll(/[-:]/g, "")}Z-${ms}${random().slice(-3)}`;
 }
 
 export interface RunFiles {

@@ -272,6 +272,16 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
    * address. See connectionOf() for what `ssh:` and the lab's defaults make of one.
    */
   reach?(ctx: KindContext, item: Item<D, O>, context: MachineContext): Promise<ConnectionSpec>;
+  /**
+   * Ends work on it that goes on without labctl (a build on its server), whoever began it. Gives what it ended, a sentence for
+   * people; undefined: nothing ran.
+   */
+  cancel?(ctx: KindContext, item: Item<D, O>): Promise<string | undefined>;
+  /**
+   * Pure. The properties with which `desired` brings back what was seen when all was well (`labctl rollback`); a property that
+   * is there and undefined is left out. Undefined: nothing can be brought back from that.
+   */
+  restore?(desired: D, good: O): { readonly [K in keyof D]?: D[K] | undefined } | undefined;
 }
 
 /** What a machine's connection is made of besides its own properties. */

@@ -40,6 +40,7 @@ export {
   type Rejected,
   select,
   type Selection,
+  explainChoice,
   selectionError,
   type SelectionRequest,
 } from "./select.ts";

@@ -105,6 +105,20 @@ export function explainRejected(rejected: readonly Rejected[]): string {
   return rejected.map((one) => `${one.address}: ${one.unmet.map((reason) => reason.text).join("; ")}`).join("\n");
 }
 
+/** Why this one and not another, for people: the chosen one, then each other that was looked at. */
+export function explainChoice(selection: Selection, chosen: string): string {
+  const others = selection.ranking.filter((one) => one.address !== chosen);
+  return [
+    `${chosen}: ${selection.ranking.find((one) => one.address === chosen)?.why ?? "chosen"}`,
+    ...others.map((one) => `not ${one.address}: ${one.why}`),
+    ...(selection.rejected.length === 0
+      ? []
+      : explainRejected(selection.rejected)
+          .split("\n")
+          .map((line) => `not ${line}`)),
+  ].join("\n");
+}
+
 /** E_NEVER_FITS or E_BUSY, with why each machine does not do. */
 export function selectionError(request: SelectionRequest, selection: Selection): LabError {
   const { what } = request;

@@ -8,9 +8,10 @@ import { renderLogJson, renderNdjson } from "../../src/cli/renderers/structured.
 import { renderSummary } from "../../src/cli/renderers/summary.ts";
 import { Tally } from "../../src/cli/renderers/tally.ts";
 import { renderTree, renderDot, renderMermaid } from "../../src/cli/renderers/graph.ts";
+import { renderWhy } from "../../src/cli/renderers/why.ts";
 import type { Style } from "../../src/cli/renderers/paint.ts";
 import type { LabEvent, RunSummary } from "../../src/model/index.ts";
-import { applyFailed, applyOk, emptyPlan, failedSummary, hostilePlan, plan, richPlan, RUN } from "./streams.ts";
+import { applyFailed, applyOk, emptyPlan, failedSummary, hostilePlan, plan, richPlan, RUN, why } from "./streams.ts";
 
 const STYLES: readonly (readonly [string, Style])[] = [80, 120].flatMap((width) =>
   [false, true].map((color) => [`${width}${color ? "-color" : ""}`, { width, color, verbose: 0 }] as const),
@@ -22,6 +23,8 @@ async function golden(name: string, text: string): Promise<void> {
 }
 
 describe.each(STYLES)("at %s", (label, style) => {
+  test("why an environment was deployed anew", () => golden(`why-${label}`, renderWhy(why, style)));
+
   test("a plan with everything in it", () => golden(`plan-${label}`, renderPlan(richPlan, style)));
 
   test.each([

@@ -1,3 +1,4 @@
+import type { Why } from "../../src/cli/renderers/why.ts";
 import type { EventBody, LabEvent, Plan, PlannedAction, PropertyChange, RunSummary } from "../../src/model/index.ts";
 
 /** Recorded streams for the renderers. Times and ids are fixed, so that each rendering is too. */
@@ -306,3 +307,35 @@ export const applyFailed = stream([
   { type: "action.finished", address: 'host.a/file["/x"]', action: "delete", result: "rolled_back", duration_ms: 80 },
   { type: "run.finished", summary: failedSummary },
 ]);
+
+/** A failed deployment with all that can be said of one. */
+export const why: Why = {
+  run: RUN,
+  command: "apply",
+  at: "2026-11-23T01:02:03.000Z",
+  state: "failed",
+  action: {
+    address: "environment.smoke",
+    action: "update",
+    reason: { code: "changed", text: "the spec changed: kernel_digest" },
+    changes: [change("kernel_digest", "a".repeat(64), "b".repeat(64), { effect: "restart" })],
+    drift: [change("running", true, false)],
+    after_actions: ["build.kasan"],
+  },
+  result: "failed",
+  problem: { code: "E_BOOT_CRASHED", message: "Kernel panic\u001b[31m - not syncing", hint: "see its console" },
+  duration_ms: 61_000,
+  attempts: 2,
+  stages: [
+    { stage: "transfer", result: "completed", duration_ms: 1200 },
+    { stage: "verify", result: "failed", duration_ms: 4000 },
+  ],
+  notes: [
+    {
+      level: "info",
+      text: "environment.smoke: deploying on host.kvm-1: 20% in use with it\nnot host.kvm-2: is arm64, not x86_64",
+    },
+    { level: "warn", text: "environment.smoke did not come up on host.kvm-1: booting it again (retry 1)" },
+  ],
+  changed_before: ["build.kasan"],
+};

@@ -81,4 +81,98 @@ describe.skipIf(machinesUnavailable() !== undefined)("between two applies", () =
     expect(typo.code).toBe(3);
     expect(typo.stderr).toContain('did you mean "target"?');
   });
+
+  /** `first` fails until /srv/ok is there, `second` needs it, `other` needs nothing; `slow` takes half a minute. */
+  const chain = (names: readonly string[]): object => ({
+    commands: Object.fromEntries(
+      Object.entries({
+        first: { run: "test -e /srv/ok && touch /srv/first", creates: "/srv/first" },
+        second: { run: "touch /srv/second", creates: "/srv/second", depends_on: ["host.target/command.first"] },
+        other: { run: "echo once >>/srv/other", creates: "/srv/other" },
+        slow: { run: "touch /srv/begun; sleep 30; touch /srv/slow", creates: "/srv/slow" },
+      }).filter(([name]) => names.includes(name)),
+    ),
+  });
+  const runs = async (): Promise<{ id: string; command: string; state: string }[]> =>
+    JSON.parse((await lab.run(["history", "--json"])).stdout) as { id: string; command: string; state: string }[];
+
+  test("retry applies again what failed and what was skipped for it, and why says what came of them", async () => {
+    lab.write("lab.yaml", spec(pinOf(target), chain(["first", "second", "other"])));
+    const failed = await lab.apply(["--on-failure", "continue"], 6);
+    const said = await lab.run(["why", "host.target/command.second"]);
+    expect(said.stdout).toMatch(/^host\.target\/command\.second {2}create: /);
+    expect(said.stdout).toContain("skipped, since host.target/command.first failed");
+    const why = JSON.parse((await lab.run(["why", "host.target/command.first", "--json"])).stdout) as object;
+    expect(why).toMatchObject({
+      run: failed.summary && (await runs())[0]?.id,
+      result: "failed",
+      problem: { code: "E_COMMAND_FAILED" },
+    });
+
+    await target.exec("touch /srv/ok");
+    const silent = await lab.run(["retry"]);
+    expect(silent.code).toBe(3);
+    expect(silent.stderr).toContain("E_NOT_INTERACTIVE");
+    const done = await lab.run(["retry", failed.events[0]?.run ?? "", "--auto-approve", "--json"]);
+    expect(done.code, done.output).toBe(0);
+    const events = done.stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as { type: string; address?: string });
+    const begun = events.filter((event) => event.type === "action.started").map((event) => event.address);
+    expect(begun).toEqual(["host.target/command.first", "host.target/command.second"]);
+    expect((await target.exec("cat /srv/other; ls /srv/second")).stdout).toBe("once\n/srv/second\n");
+    const nothing = await lab.run(["retry", "host.target"]);
+    expect(nothing.code).toBe(0);
+    expect(nothing.stdout).toMatch(/^Nothing to retry: /);
+    expect((await runs())[0]).toMatchObject({ command: "retry", state: "ok" });
+  });
+
+  test("cancel stops the run that holds the state, ends what it was at, and says how it ended", async () => {
+    lab.write("lab.yaml", spec(pinOf(target), chain(["first", "second", "other", "slow"])));
+    const idle = await lab.run(["cancel"]);
+    expect(idle.code).toBe(0);
+    expect(idle.stdout).toMatch(/^Nothing runs in this lab\. The last run: \S+ retry: ok after /);
+    const child = lab.spawn(["apply", "--auto-approve", "--json"]);
+    await child.event((event) => event.type === "action.started");
+    const asked = await lab.run(["cancel", "--timeout", "20s"]);
+    expect(asked.code, asked.output).toBe(0);
+    expect(asked.stdout).toMatch(/^\S+ apply: cancelled after .*1 cancelled/);
+    expect((await child.done).code).toBe(130);
+    expect(child.events.some((event) => event.type === "cancel.requested" && event.level === 1)).toBe(true);
+    expect((await target.exec("sleep 0.3; pgrep -f 'sleep 3[0]'")).stdout).toBe("");
+    const again = await lab.run(["cancel", child.events[0]?.run ?? "", "--json"]);
+    expect(JSON.parse(again.stdout)).toMatchObject({ asked: false, state: "cancelled", summary: { exit_code: 130 } });
+  });
+
+  test("cancel says of a run that was killed that it is dead, and the next apply takes up its work", async () => {
+    await target.exec("rm -f /srv/begun");
+    const child = lab.spawn(["apply", "--auto-approve", "--json"]);
+    await child.event((event) => event.type === "action.started");
+    child.kill("SIGKILL");
+    await child.done;
+    const dead = await lab.run(["cancel"]);
+    expect(dead.code).toBe(0);
+    expect(dead.stdout).toContain("apply: interrupted");
+    lab.write("lab.yaml", spec(pinOf(target), chain(["first", "second", "other"])));
+    await lab.apply();
+    expect(await lab.pending()).toEqual({});
+  });
+
+  test("cancel reaches a run on another machine that shares the state, and sees that it is dead there", async () => {
+    const wrap = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere; exec "$@"', "sh"];
+    lab.write("lab.yaml", spec(pinOf(target), chain(["first", "second", "other", "slow"])));
+    const child = lab.spawn(["apply", "--auto-approve", "--json"], { wrap });
+    await child.event((event) => event.type === "action.started");
+    const asked = await lab.run(["cancel", "--timeout", "20s"]);
+    expect(asked.stderr).toMatch(/\(apply by .*, pid \d+ on elsewhere\) to stop\./);
+    expect(asked.stdout).toMatch(/apply: cancelled after /);
+    expect((await child.done).code).toBe(130);
+    const dead = lab.spawn(["apply", "--auto-approve", "--json"], { wrap });
+    await dead.event((event) => event.type === "action.started");
+    dead.kill("SIGKILL");
+    await dead.done;
+    const seen = await lab.run(["cancel", dead.events[0]?.run ?? "", "--timeout", "20s", "--json"]);
+    expect(JSON.parse(seen.stdout)).toMatchObject({ state: "interrupted", run: dead.events[0]?.run });
+  });
 });

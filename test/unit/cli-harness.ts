@@ -46,6 +46,7 @@ export class ScriptedLab {
   onBoot: Services["boot"] = () => {
     throw new LabError("E_QEMU_MISSING", "no QEMU here");
   };
+  onCancel: (address: string) => string | undefined = () => undefined;
   onSsh: Services["ssh"] = async () => 255;
   pins: ReadonlySet<string> = new Set();
   now: (() => number) | undefined;
@@ -119,6 +120,7 @@ export class ScriptedLab {
         return summary;
       },
       machine: async (address) => this.machine(address),
+      cancel: async (address) => this.onCancel(address),
       redact,
       close: async () => {
         this.calls.closed += 1;

@@ -1,7 +1,7 @@
 import { Option, type Command } from "commander";
 import { dirname, resolve } from "node:path";
 import { LabError } from "../../diagnostics/index.ts";
-import type { OnFailure, SpecSelection } from "../../engine/port.ts";
+import type { OnFailure, PlanOptions, SpecSelection } from "../../engine/port.ts";
 import type { Plan, PlanMode, RunSummary } from "../../model/index.ts";
 import { approve } from "../approve.ts";
 import { type Context, selectionOf } from "../context.ts";
@@ -24,7 +24,7 @@ import {
   type PlanningFlags,
 } from "./planning.ts";
 
-interface ApplyFlags extends PlanningFlags {
+export interface ApplyFlags extends PlanningFlags {
   readonly autoApprove?: boolean;
   readonly jsonInto?: string;
   readonly onFailure: OnFailure;
@@ -33,7 +33,7 @@ interface ApplyFlags extends PlanningFlags {
   readonly wait?: boolean;
 }
 
-function addApplyOptions(command: Command): Command {
+export function addApplyOptions(command: Command): Command {
   return command
     .option("--auto-approve", "do it without asking")
     .option("--json-into <file>", "write the events as NDJSON into a file too")
@@ -160,7 +160,7 @@ async function applyCommand(context: Context, spec: string | undefined, flags: A
 }
 
 /** The spec that a saved plan was made from, as it was selected; what the command line says wins. */
-function planSelection(context: Context, saved: Plan): SpecSelection {
+export function planSelection(context: Context, saved: Plan): SpecSelection {
   const flags = selectionOf(context);
   const { profile, instance, vars, var_files } = saved.settings.selection;
   const selection: SpecSelection = {
@@ -177,42 +177,45 @@ function planSelection(context: Context, saved: Plan): SpecSelection {
   return { ...selection, paths: [usual ? dirname(path) : path] };
 }
 
-interface Change {
+export interface Change {
   readonly command: string;
   readonly selection: SpecSelection;
   readonly flags: ApplyFlags;
   readonly mode?: PlanMode;
   readonly saved?: Plan;
   readonly imports?: readonly { readonly address: string; readonly id: string }[];
+  /** Called with the lab open, before it is planned: what it gives goes before the flags. */
+  readonly prepare?: (work: Work) => Promise<Partial<PlanOptions>>;
+  /** This need not be asked about. */
+  readonly harmless?: (plan: Plan) => boolean;
+  /** `--json` gives one document, which `done` prints, in place of a stream of events. */
+  readonly document?: boolean;
+  /** Called at the end, also where there was nothing to do. */
+  readonly done?: (work: Work, plan: Plan, summary: RunSummary) => Promise<void>;
 }
 
-/** Plan, show, ask, apply, say what came of it: apply, destroy, refresh and import. */
-async function change(context: Context, what: Change): Promise<number> {
+/** Plan, show, ask, apply, say what came of it: apply, destroy, refresh, import, and the commands that are made of them. */
+export async function change(context: Context, what: Change): Promise<number> {
   const { term } = context;
   const { flags } = what;
-  const options = what.saved === undefined ? planOptions(context, flags, what.mode) : undefined;
-  if (flags.autoApprove !== true && what.saved === undefined && !term.interactive) {
-    throw new LabError(
-      "E_NOT_INTERACTIVE",
-      `labctl ${what.command} asks before it changes anything, and nobody is there to answer`,
-      {
-        hint: "pass --auto-approve, or make a plan with `labctl plan --out FILE` and apply that",
-      },
-    );
-  }
+  const base = what.saved === undefined ? planOptions(context, flags, what.mode) : undefined;
+  const mustAsk = (plan?: Plan): boolean =>
+    flags.autoApprove !== true && what.saved === undefined && (plan === undefined || what.harmless?.(plan) !== true);
+  if (what.harmless === undefined && mustAsk() && !term.interactive) throw nobodyThere(what.command);
   return withLab(
     context,
     {
       command: what.command,
       selection: what.selection,
       record: true,
-      stream: true,
+      stream: what.document !== true || !term.options.json,
       ...(flags.jsonInto !== undefined && { jsonInto: resolve(term.io.cwd, flags.jsonInto) }),
     },
     async (work) => {
       const started = performance.now();
       const { session, bus, view } = work;
       warnOfShortLife(context, work);
+      const options = base && { ...base, ...(await what.prepare?.(work)) };
       const planned = options && (() => session.plan({ ...options, ...(what.imports && { imports: what.imports }) }));
       let plan = what.saved;
       if (plan === undefined && planned !== undefined) plan = await planned();
@@ -223,14 +226,16 @@ async function change(context: Context, what: Change): Promise<number> {
       const lists = flags.force === true && plan.actions.some((action) => action.action === "blocked");
       if (!doesSomething(plan) && !lists) {
         if (!term.options.json) showBlocked(term, plan);
-        await showOutputs(context, work);
-        return settled(plan, what.command, started);
+        if (what.done === undefined) await showOutputs(context, work);
+        const summary = settled(plan, what.command, started);
+        await what.done?.(work, plan, summary);
+        return summary;
       }
-      const agreed = async (): Promise<boolean> =>
-        flags.autoApprove === true ||
-        what.saved !== undefined ||
+      if (mustAsk(plan) && !term.interactive) throw nobodyThere(what.command);
+      const agreed = async (shown: Plan): Promise<boolean> =>
+        !mustAsk(shown) ||
         (await approve(term, question(what.command, session.lab.name), context.signals.cancellation.soft));
-      if (!(await agreed())) {
+      if (!(await agreed(plan))) {
         term.out("Nothing was changed.");
         return summaryOf(what.command, 130, started);
       }
@@ -243,7 +248,7 @@ async function change(context: Context, what: Change): Promise<number> {
             term.out("\nThe state moved on while the lock was waited for. The plan is now:\n");
             term.out(renderPlan(again, styleOf(term)));
           }
-          return !doesSomething(again) || (await agreed()) ? again : undefined;
+          return !doesSomething(again) || (await agreed(again)) ? again : undefined;
         });
       if (!term.options.json) term.out("\n");
       const summary = await session.apply(plan, {
@@ -259,9 +264,18 @@ async function change(context: Context, what: Change): Promise<number> {
       });
       await view.stop();
       if (!term.options.json) showSummary(context, work, summary);
-      if (summary.result === "ok") await showOutputs(context, work);
+      if (summary.result === "ok" && what.done === undefined) await showOutputs(context, work);
+      await what.done?.(work, plan, summary);
       return summary;
     },
+  );
+}
+
+function nobodyThere(command: string): LabError {
+  return new LabError(
+    "E_NOT_INTERACTIVE",
+    `labctl ${command} asks before it changes anything, and nobody is there to answer`,
+    { hint: "pass --auto-approve, or make a plan with `labctl plan --out FILE` and apply that" },
   );
 }
 

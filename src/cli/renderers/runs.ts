@@ -45,6 +45,13 @@ export function paintState(state: RunLine["state"], paint: Paint): string {
   }
 }
 
+/** How a run ended, on one line: `20261123T… apply: cancelled after 3.2 s (1 done, 2 cancelled)`. */
+export function renderEnding({ run, state }: RunLine, paint: Paint): string {
+  const took = run.summary === undefined ? "" : ` after ${formatDuration(run.summary.duration_ms)}`;
+  const what = counts(run);
+  return `${visible(run.id)} ${visible(run.command)}: ${paintState(state, paint)}${took}${what === "" ? "" : ` (${what})`}`;
+}
+
 function counts(run: RunRecord): string {
   return Object.entries(run.summary?.results ?? {})
     .filter(([, count]) => count > 0)
