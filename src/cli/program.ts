@@ -5,6 +5,7 @@ import { registerApply } from "./commands/apply.ts";
 import { registerArtifact } from "./commands/artifact.ts";
 import { registerAuthor } from "./commands/author.ts";
 import { registerBoot } from "./commands/boot.ts";
+import { registerBuild } from "./commands/build.ts";
 import { registerCancel } from "./commands/cancel.ts";
 import { registerCompletion } from "./commands/completion.ts";
 import { registerDecommission } from "./commands/decommission.ts";
@@ -60,6 +61,7 @@ export function buildProgram(host: Host): Command {
     registerLook,
     registerRuns,
     registerCancel,
+    registerBuild,
     registerAgain,
     registerWhy,
     registerState,

@@ -45,6 +45,8 @@ export function verdict(result: ExecutionResult): [RunSummary["result"], number]
   const codes: Code[] = [...result.codes];
   const begun = result.begun > 0 || (result.results.ok ?? 0) > 0;
   const exit = codes.length === 0 ? 0 : exitCodeOf(codes);
-  if (codes.length === 0) return result.cancelled ? ["cancelled", 130] : ["ok", 0];
+  // Somebody else can end a part of it too: a build on its server.
+  const cancelled = result.cancelled || (result.results.cancelled ?? 0) > 0;
+  if (codes.length === 0) return cancelled ? ["cancelled", 130] : ["ok", 0];
   return ["failed", exit === 5 && begun ? 6 : exit];
 }

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { rootBody, rootTitle } from "../../src/cli/renderers/live.ts";
+import { renderBuilds } from "../../src/cli/renderers/builds.ts";
 import { renderPlan } from "../../src/cli/renderers/plan.ts";
 import { createPlainRenderer } from "../../src/cli/renderers/plain.ts";
 import { createLogRenderer, renderEventLine } from "../../src/cli/renderers/runs.ts";
@@ -11,7 +12,18 @@ import { renderTree, renderDot, renderMermaid } from "../../src/cli/renderers/gr
 import { renderWhy } from "../../src/cli/renderers/why.ts";
 import type { Style } from "../../src/cli/renderers/paint.ts";
 import type { LabEvent, RunSummary } from "../../src/model/index.ts";
-import { applyFailed, applyOk, emptyPlan, failedSummary, hostilePlan, plan, richPlan, RUN, why } from "./streams.ts";
+import {
+  applyFailed,
+  applyOk,
+  builds,
+  emptyPlan,
+  failedSummary,
+  hostilePlan,
+  plan,
+  richPlan,
+  RUN,
+  why,
+} from "./streams.ts";
 
 const STYLES: readonly (readonly [string, Style])[] = [80, 120].flatMap((width) =>
   [false, true].map((color) => [`${width}${color ? "-color" : ""}`, { width, color, verbose: 0 }] as const),
@@ -23,6 +35,8 @@ async function golden(name: string, text: string): Promise<void> {
 }
 
 describe.each(STYLES)("at %s", (label, style) => {
+  test("builds that were asked for", () => golden(`builds-${label}`, renderBuilds(builds, style)));
+
   test("why an environment was deployed anew", () => golden(`why-${label}`, renderWhy(why, style)));
 
   test("a plan with everything in it", () => golden(`plan-${label}`, renderPlan(richPlan, style)));

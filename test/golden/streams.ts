@@ -1,3 +1,4 @@
+import type { BuiltLine } from "../../src/cli/renderers/builds.ts";
 import type { Why } from "../../src/cli/renderers/why.ts";
 import type { EventBody, LabEvent, Plan, PlannedAction, PropertyChange, RunSummary } from "../../src/model/index.ts";
 
@@ -339,3 +340,21 @@ export const why: Why = {
   ],
   changed_before: ["build.kasan"],
 };
+
+export const builds: readonly BuiltLine[] = [
+  {
+    address: "build.kasan-x86_64",
+    result: "built",
+    digest: "d".repeat(64),
+    commit: "c".repeat(40),
+    server: "host.builder-1",
+    duration_ms: 754_000,
+    artifacts: [
+      { name: "kernel_image", type: "kernel_image", sha256: "a".repeat(64), size: 4 << 20 },
+      { name: "tools\u001b[2J", type: "initrd", sha256: "b".repeat(64), size: 700 },
+    ],
+  },
+  { address: "build.hello", result: "there", digest: "e".repeat(64), artifacts: [] },
+  { address: "build.broken", result: "failed", artifacts: [] },
+  { address: "build.late", result: "unstarted", artifacts: [] },
+];

@@ -1,5 +1,7 @@
 /** What people do to a lab between two applies, against real sshd machines: ssh, exec, retry, cancel. */
 import { execFileSync } from "node:child_process";
+import { rmSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { machinesUnavailable, startMachine, type TestMachine } from "../support/sshd.ts";
 import { createWorkspace, type Workspace } from "../support/workspace.ts";
@@ -159,7 +161,58 @@ describe.skipIf(machinesUnavailable() !== undefined)("between two applies", () =
     expect(await lab.pending()).toEqual({});
   });
 
+  test("build makes what is asked for and nothing else; cancel ends a build's job on its server", async () => {
+    lab.write("lab.yaml", {
+      ...spec(pinOf(target)),
+      hosts: {
+        ...spec(pinOf(target)).hosts,
+        builder: {
+          address: gate.address,
+          ssh: { port: gate.port, known_hosts: gate.knownHostsPath },
+          build_server: { workdir: "/home/lab/build", min_free_disk: "1MB" },
+        },
+      },
+    });
+    const build = (run: string): object => ({
+      source: { path: "./src" },
+      run,
+      outputs: { made: "made" },
+    });
+    lab.write("src/input", "1\n");
+    lab.write("pipeline.yaml", {
+      labctl: 1,
+      name: "ci",
+      builds: { quick: build("cp input made"), "slow-one": build("touch begun; sleep 47; cp input made") },
+    });
+    // Only a build is to be made: nobody is asked.
+    const first = await lab.run(["build", "quick"]);
+    expect(first.code, first.output).toBe(0);
+    expect(first.stdout).toMatch(/build\.quick: built\n {2}digest +[0-9a-f]{64}\n {2}server +host\.builder\n {2}took /);
+    lab.write("src/input", "2\n");
+    const again = await lab.run(["build", "build.quick", "--json"]);
+    expect(again.code, again.output).toBe(0);
+    expect(JSON.parse(again.stdout)).toMatchObject({
+      builds: [{ address: "build.quick", result: "built", artifacts: [{ name: "made", size: 2 }] }],
+      summary: { result: "ok" },
+    });
+    const typo = await lab.run(["build", "quik"]);
+    expect(typo.stderr).toContain('did you mean "quick"?');
+
+    const child = lab.spawn(["build", "slow"]);
+    for (let tries = 0; tries < 100 && (await gate.exec("pgrep -f 'sleep 4[7]'")).stdout === ""; tries++) {
+      await sleep(100);
+    }
+    const ended = await lab.run(["cancel", "build.slow-one"]);
+    expect(ended.stdout).toMatch(/^build\.slow-one: its job [0-9a-f]{12} on host\.builder was ended\n$/);
+    expect((await gate.exec("pgrep -f 'sleep 4[7]'")).stdout).toBe("");
+    const result = await child.done;
+    expect(result.code, result.output).toBe(130);
+    expect(result.stdout).toContain("build.slow-one: cancelled");
+    expect((await lab.run(["cancel", "build.slow-one"])).stdout).toBe("Nothing of build.slow-one runs anywhere.\n");
+  });
+
   test("cancel reaches a run on another machine that shares the state, and sees that it is dead there", async () => {
+    rmSync(lab.path("pipeline.yaml"));
     const wrap = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere; exec "$@"', "sh"];
     lab.write("lab.yaml", spec(pinOf(target), chain(["first", "second", "other", "slow"])));
     const child = lab.spawn(["apply", "--auto-approve", "--json"], { wrap });

@@ -129,6 +129,32 @@ describe("from source to a booted, ready machine", () => {
     expect(await ws.pending()).toEqual({});
   });
 
+  test("rollback goes back to what was well before, builds nothing, and the next apply goes forward again", {
+    timeout: 300_000,
+  }, async () => {
+    const built = await ws.run(["build", "--json"]);
+    expect(built.code, built.output).toBe(0);
+    expect(JSON.parse(built.stdout)).toMatchObject({
+      builds: [{ address: "build.tools", result: "there", server: "host.metal", artifacts: [{ name: "initrd" }] }],
+    });
+    const back = await ws.run(["rollback", "environment.smoke", "--auto-approve"], { timeout: 120_000 });
+    expect(back.code, back.output).toBe(0);
+    expect(back.stdout).toContain("The spec is as it was");
+    const console = "/var/log/libvirt/qemu/bench-ci-smoke-console.log";
+    expect(await virt.run("cat", console)).toContain("lab-env: up on");
+    const why = JSON.parse((await ws.run(["why", "environment.smoke", "--json"])).stdout) as object;
+    expect(why).toMatchObject({ command: "rollback", result: "ok", stages: expect.arrayContaining([]) });
+    expect(JSON.stringify(why)).toContain("deploying on host.metal");
+    // It has no network: nobody can log in, and that is said.
+    const closed = await ws.run(["exec", "smoke", "--", "true"]);
+    expect(closed.code).toBe(5);
+    expect(closed.stderr).toContain("has no address that anybody there knows");
+    expect(await ws.pending()).toEqual({ "environment.smoke": expect.stringContaining("initrd_digest") as string });
+    const run = await ws.apply();
+    expect(stages(run.events, "build.tools")).toEqual([]);
+    expect(await virt.run("cat", console)).toContain("lab-env: up, changed, on");
+  });
+
   test("a kernel that panics is reported at once, with what it said, and rolled back", {
     timeout: 300_000,
   }, async () => {

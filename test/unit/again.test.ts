@@ -8,6 +8,7 @@ import { environment } from "../../providers/libvirt/environment.ts";
 import type { EnvironmentDesired, EnvironmentObserved } from "../../providers/libvirt/environment-model.ts";
 import { recordedFlags } from "../../src/cli/argv.ts";
 import { againOptions, lastGood } from "../../src/cli/commands/again.ts";
+import { findBuilds } from "../../src/cli/commands/build.ts";
 import { whyOf } from "../../src/cli/commands/why.ts";
 import { restoredResource } from "../../src/engine/restore.ts";
 import {
@@ -371,4 +372,13 @@ test("why knows nothing of what a plan does not name", () => {
     started_at: "",
   } as const;
   expect(whyOf(record, outcomeOf(events([{ type: "plan.made", plan: CHAIN }])), "host.zzz")).toBeUndefined();
+});
+
+test("builds are found by name, by address, and all of a matrix by the name without its variant", async () => {
+  const all = ["build.kasan-x86_64", "build.kasan-arm64", "build.hello"];
+  expect(await findBuilds(all, [])).toEqual(all);
+  expect(await findBuilds(all, ["kasan", "build.hello", "hello"])).toEqual(all);
+  expect(await findBuilds(all, ["kasan-arm64"])).toEqual(["build.kasan-arm64"]);
+  await expect(findBuilds(all, ["helo"])).rejects.toMatchObject({ hint: 'did you mean "hello"?' });
+  await expect(findBuilds([], [])).rejects.toMatchObject({ code: "E_ADDRESS_UNKNOWN" });
 });

@@ -202,6 +202,9 @@ function say(context: Context, run: RunRecord, state: Ended["state"], asked: boo
     return 0;
   }
   term.out(renderEnding({ run, state }, paintFor(styleOf(term))));
-  if (state === "interrupted") term.out("  Its process is gone. The next apply takes up what it left.");
+  if (state === "interrupted") {
+    const lock = run.host === hostname() ? "" : "; `--lock-timeout 1m` waits until its lock has lapsed";
+    term.out(`  Its process is gone. The next apply takes up what it left${lock}.`);
+  }
   return 0;
 }
