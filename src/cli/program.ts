@@ -16,6 +16,7 @@ import { registerPlan } from "./commands/plan.ts";
 import { registerRuns } from "./commands/runs.ts";
 import { registerSsh } from "./commands/ssh.ts";
 import { registerState } from "./commands/state.ts";
+import { registerVm } from "./commands/vm.ts";
 import { registerWhy } from "./commands/why.ts";
 import { registerValidate } from "./commands/validate.ts";
 import type { Services } from "./services.ts";
@@ -67,6 +68,7 @@ export function buildProgram(host: Host): Command {
     registerState,
     registerHost,
     registerSsh,
+    registerVm,
     registerLease,
     registerDecommission,
     registerBoot,

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { rootBody, rootTitle } from "../../src/cli/renderers/live.ts";
 import { renderBuilds } from "../../src/cli/renderers/builds.ts";
+import { renderGuest, renderGuests } from "../../src/cli/renderers/guests.ts";
 import { renderPlan } from "../../src/cli/renderers/plan.ts";
 import { createPlainRenderer } from "../../src/cli/renderers/plain.ts";
 import { createLogRenderer, renderEventLine } from "../../src/cli/renderers/runs.ts";
@@ -18,6 +19,7 @@ import {
   builds,
   emptyPlan,
   failedSummary,
+  guests,
   hostilePlan,
   plan,
   richPlan,
@@ -35,6 +37,12 @@ async function golden(name: string, text: string): Promise<void> {
 }
 
 describe.each(STYLES)("at %s", (label, style) => {
+  test("virtual machines, and one of them", () =>
+    golden(
+      `guests-${label}`,
+      [renderGuests(guests, style), ...guests.map((one) => renderGuest(one, style))].join("\n\n"),
+    ));
+
   test("builds that were asked for", () => golden(`builds-${label}`, renderBuilds(builds, style)));
 
   test("why an environment was deployed anew", () => golden(`why-${label}`, renderWhy(why, style)));

@@ -1,4 +1,5 @@
 import type { BuiltLine } from "../../src/cli/renderers/builds.ts";
+import type { GuestLine } from "../../src/cli/renderers/guests.ts";
 import type { Why } from "../../src/cli/renderers/why.ts";
 import type { EventBody, LabEvent, Plan, PlannedAction, PropertyChange, RunSummary } from "../../src/model/index.ts";
 
@@ -357,4 +358,41 @@ export const builds: readonly BuiltLine[] = [
   { address: "build.hello", result: "there", digest: "e".repeat(64), artifacts: [] },
   { address: "build.broken", result: "failed", artifacts: [] },
   { address: "build.late", result: "unstarted", artifacts: [] },
+];
+
+const owner = {
+  lab: "kernel-lab",
+  scope: "lab",
+  instance_id: "0a1b2c",
+  run: RUN,
+  since: "2026-11-23T01:02:03.000Z",
+};
+
+export const guests: readonly GuestLine[] = [
+  {
+    address: "vm.scratch-1",
+    kind: "vm",
+    status: "running",
+    host: "host.kvm-1",
+    domain: "kernel-lab-scratch-1",
+    arch: "x86_64",
+    cpus: 2,
+    memory: 2 ** 31,
+    reached_at: "192.168.100.7",
+    reached_through: "host.kvm-1",
+    owner,
+    drift: [change("autostart", true, false), change("disks.0.cache", "none", "writeback\u001b[31m")],
+  },
+  {
+    address: "environment.smoke",
+    kind: "environment",
+    status: "off",
+    why: "Kernel panic - not syncing",
+    host: "host.kvm-2",
+    owner: { ...owner, scope: "pipeline/ci" },
+    drift: [],
+  },
+  { address: "vm.gone", kind: "vm", status: "gone", owner, drift: [] },
+  { address: "vm.away", kind: "vm", status: "unknown", why: "host.kvm-3 (10.0.0.3) does not answer", owner, drift: [] },
+  { address: "vm.new", kind: "vm", status: "not applied", drift: [] },
 ];

@@ -72,6 +72,42 @@ describe("machines", { timeout: 180_000 }, () => {
     expect(await ws.pending(["--experimental"])).toEqual({});
   });
 
+  test("are shown as they are, and nobody logs in to one without an address", async () => {
+    expect(JSON.parse((await ws.run(["vm", "list", "--json"])).stdout)).toMatchObject([
+      {
+        address: "vm.box",
+        status: "running",
+        host: "host.kvm",
+        domain: "vms-box",
+        cpus: 1,
+        memory: 256 * 2 ** 20,
+        owner: { lab: "vms", scope: "lab" },
+        drift: [],
+      },
+    ]);
+    const closed = await ws.run(["ssh", "box", "--", "true"]);
+    expect(closed.code, closed.output).toBe(5);
+    expect(closed.stderr).toContain("vm.box runs on host.kvm and has no address that anybody there knows");
+  });
+
+  test("one with a fixed address is reached through its host", async () => {
+    const { keyPath } = virt.host;
+    const ssh = { user: "lab", key: keyPath, host_key: "accept-new", known_hosts: "./guests" };
+    lab({ networks: [{ network: "test", address: "192.168.150.10" }], ssh });
+    // This guest runs no sshd: its host's answers in its place, at an address that only the host itself can reach.
+    await virt.run("ip", "address", "add", "192.168.150.10/32", "dev", "lo");
+    const [exec, client] = [
+      await ws.run(["exec", "box", "--", "sh", "-c", "echo $SSH_CONNECTION"]),
+      await ws.run(["ssh", "vm.box", "--", "echo $SSH_CONNECTION"]),
+    ];
+    await virt.run("ip", "address", "del", "192.168.150.10/32", "dev", "lo");
+    for (const result of [exec, client]) {
+      expect(result.code, result.output).toBe(0);
+      expect(result.stdout).toMatch(/ 192\.168\.150\.10 22\n$/);
+    }
+    expect(ws.files().get("guests")).toMatch(/^192\.168\.150\.10 /);
+  });
+
   test("change while they run: processors, autostart, cards", async () => {
     const pid = await virt.run("cat", "/run/libvirt/qemu/vms-box.pid");
     lab({ cpus: { count: 2, max: 2 }, autostart: true, networks: ["test", { network: "test" }] });
@@ -86,6 +122,9 @@ describe("machines", { timeout: 180_000 }, () => {
     await virt.virsh("destroy", "vms-box");
     expect(await ws.pending(["--experimental"])).toEqual({ "vm.box": "update running" });
     await virt.virsh("autostart", "--disable", "vms-box");
+    const shown = await ws.run(["vm", "show", "box"]);
+    expect(shown.stdout).toMatch(/^vm\.box\n {2}status +off\n {2}host +host\.kvm\n/);
+    expect(shown.stdout).toMatch(/autostart: true → false\n +running: true → false/);
     expect(await ws.pending(["--experimental"])).toEqual({ "vm.box": "update autostart, running" });
     await ws.apply(["--experimental"]);
     expect(await virt.virsh("domstate", "vms-box")).toBe("running");

@@ -2,11 +2,14 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { bestAddress, connectionTo } from "../../providers/libvirt/reach.ts";
 import { sshWords } from "../../src/cli/openssh.ts";
 import type { SshRun } from "../../src/cli/openssh.ts";
-import type { Resource } from "../../src/model/index.ts";
+import { guestLine } from "../../src/cli/commands/vm.ts";
+import type { PlannedAction, Resource } from "../../src/model/index.ts";
 import type { Kind, MachineContext } from "../../src/provider/index.ts";
 import type { ExecOptions, Machine, SshConnection } from "../../src/transport/index.ts";
 import { sshAlias, sshConfigText, sshWay } from "../../src/transport/index.ts";
+import { action, plan } from "../golden/streams.ts";
 import { cli, ScriptedLab } from "./cli-harness.ts";
+import { makeRow } from "./state-helpers.ts";
 
 const RETRY = { attempts: 0, delay: 0, max_delay: 0 };
 const BASE = {
@@ -239,4 +242,59 @@ test("ssh gets the way, the command and the terminal, and its code is ours", asy
     way: [{ host: "10.0.0.1", port: 22, user: "lab", host_key: "strict", known_hosts: ["/lab/known_hosts"] }],
   });
   expect(runs).toHaveLength(1);
+});
+
+test("what was read of a machine, whatever its kind calls it", () => {
+  const found = (more: Partial<PlannedAction>) =>
+    guestLine("vm.a", "vm", action({ address: "vm.a", action: "update", ...more }));
+  const before = { libvirt_name: "lab-a", running: false, cpus: { count: 3 }, memory: { size: 1024 }, made_with: {} };
+  const change = (path: string) => ({ path, before: 1, after: 2, effect: "update" as const });
+  expect(found({ before, desired: { host: "kvm" }, drift: [change("made_with.x"), change("running")] })).toEqual({
+    address: "vm.a",
+    kind: "vm",
+    status: "off",
+    host: "host.kvm",
+    domain: "lab-a",
+    cpus: 3,
+    memory: 1024,
+    drift: [change("running")],
+  });
+  expect(found({ before: { host: "host.b", running: true, cpus: 1, memory: 5, problem: "panic" } })).toMatchObject({
+    status: "running",
+    host: "host.b",
+    cpus: 1,
+    memory: 5,
+    why: "panic",
+  });
+  expect(found({}).status).toBe("gone");
+  const away = found({ action: "blocked", reason: { code: "unreachable", text: "off" } });
+  expect(away).toMatchObject({ status: "unknown", why: "off" });
+  expect(guestLine("vm.a", "vm", undefined).status).toBe("not applied");
+});
+
+test("vm list reads what was applied, shows what was not, and asks for no machine that does not run", async () => {
+  const session = await lab.store.open("lab", { holder: "t", purpose: "t", timeout: 0 });
+  await session.put(makeRow("vm.smoke", { kind: "vm", instance_id: "i-1", updated_by: "r-1" }));
+  await session.close();
+  lab.onPlan = (options) => {
+    expect(options).toMatchObject({ mode: "refresh-only", targets: ["vm.smoke"], experimental: true });
+    return plan([action({ address: "vm.smoke", action: "noop", before: { running: true, host: "host.k" } })]);
+  };
+  lab.machine = () => machine({ ...BASE, address: "vm.smoke", host: "192.168.0.9", jump: BASE }).machine;
+  const listed = await cli(lab, ["vm", "list", "--json"]);
+  expect(listed.code, listed.err).toBe(0);
+  expect(JSON.parse(listed.out)).toMatchObject([
+    {
+      address: "vm.smoke",
+      status: "running",
+      reached_at: "192.168.0.9",
+      reached_through: "host.a",
+      owner: { lab: "kernel-lab", scope: "lab", instance_id: "i-1", run: "r-1" },
+    },
+    { address: "vm.scratch-1", status: "not applied" },
+  ]);
+  lab.onPlan = () =>
+    plan([action({ address: "vm.smoke", action: "blocked", reason: { code: "unreachable", text: "away" } })]);
+  expect((await cli(lab, ["vm", "show", "smoke"])).code).toBe(5);
+  expect((await cli(lab, ["vm", "show", "smokey"])).err).toContain('did you mean "smoke"?');
 });
