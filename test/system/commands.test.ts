@@ -1,6 +1,7 @@
 /** What people do to a lab between two applies, against real sshd machines: ssh, exec, retry, cancel. */
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { machinesUnavailable, startMachine, type TestMachine } from "../support/sshd.ts";
@@ -43,6 +44,21 @@ describe.skipIf(machinesUnavailable() !== undefined)("between two applies", () =
     expect(result.code, result.output).toBe(7);
     expect(result.stdout).toContain(`target ${gate.address} `);
     expect(execFileSync("sh", ["-c", "ls -d /tmp/labctl-ssh-* 2>/dev/null || true"], { encoding: "utf8" })).toBe("");
+  });
+
+  test("ssh on a terminal gives the far end one, and takes what is typed", async () => {
+    const program = join(import.meta.dirname, "../../bin/labctl.js");
+    const command = `${process.execPath} ${program} ssh target -t -- 'tty; read line; echo "got $line"; exit 5'`;
+    const result = spawnSync("script", ["-qec", command, "/dev/null"], {
+      cwd: lab.cwd,
+      env: { PATH: process.env["PATH"], ...lab.env, TERM: "xterm" },
+      input: "typed text\n",
+      encoding: "utf8",
+      timeout: 20_000,
+    });
+    expect(result.status, result.stdout).toBe(5);
+    expect(result.stdout).toMatch(/\/dev\/pts\/\d+/);
+    expect(result.stdout).toContain("got typed text");
   });
 
   test("ssh refuses another host key than the pinned one, also on the gateway", async () => {

@@ -36,7 +36,7 @@ export function registerAgain(program: Command, host: Host): void {
 
   const rollback = program
     .command("rollback")
-    .argument("<address>", "an environment")
+    .argument("<environment>", "its address")
     .summary("bring an environment back to the artifacts with which it was well")
     .description(
       "Deploys again what an environment was last seen to be well with, before what it has now: a planned change that is shown and asked about, and recorded as a run. Nothing is built. The spec stays as it is: until it is changed, the next apply goes forward again.",

@@ -1,6 +1,7 @@
 import type { Argument, Option } from "commander";
 import { listRuns } from "../../events/index.ts";
 import { type Context, selectionOf } from "../context.ts";
+import type { Kind } from "../../provider/index.ts";
 import { readWhole, stateOfLab } from "../state-access.ts";
 import type { Candidate, Line } from "./complete.ts";
 
@@ -33,6 +34,10 @@ async function find(name: string, line: Line, context: Context): Promise<Candida
       return (await addresses(line, context)).filter(({ value }) => !value.includes("/"));
     case "machine":
       return machines(line, context);
+    case "environment":
+      return ofKinds(line, context, (kind) => kind.restore !== undefined);
+    case "builds":
+      return (await addresses(line, context)).filter(({ description }) => description === "build");
     case "run":
       return runs(line, context);
     case "run-or-address":
@@ -70,11 +75,21 @@ async function addresses(line: Line, context: Context): Promise<Candidate[]> {
   return [...rows.values()].map((row) => ({ value: row.address, description: row.kind }));
 }
 
-async function machines(line: Line, context: Context): Promise<Candidate[]> {
+/** What can be logged in to; of `vm` only what nothing is declared on. */
+function machines(line: Line, context: Context): Promise<Candidate[]> {
+  const guests = line.command.parent?.name() === "vm";
+  return ofKinds(line, context, (kind) =>
+    guests
+      ? kind.machine === undefined && kind.reach !== undefined
+      : kind.machine !== undefined || kind.reach !== undefined,
+  );
+}
+
+async function ofKinds(line: Line, context: Context, wanted: (kind: Kind) => boolean): Promise<Candidate[]> {
   const kinds = await context.services.kinds();
   return (await addresses(line, context)).filter(({ description }) => {
     const kind = kinds.get(description);
-    return kind?.machine !== undefined || kind?.reach !== undefined;
+    return kind !== undefined && wanted(kind);
   });
 }
 
