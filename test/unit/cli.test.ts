@@ -373,7 +373,7 @@ test("every command has help with examples", async () => {
   const names = [...out.slice(out.indexOf("Commands:")).matchAll(/^ {2}([a-z]+)/gm)].map((match) => match[1] ?? "");
   expect(names).toEqual(
     expect.arrayContaining(
-      "init validate fmt schema plan apply destroy refresh import graph output show state status logs events history host completion".split(
+      "init validate fmt schema plan apply destroy refresh import graph output show state status logs events history why retry cancel rollback build vm ssh exec host completion".split(
         " ",
       ),
     ),

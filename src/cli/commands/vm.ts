@@ -23,7 +23,8 @@ export function registerVm(program: Command, host: Host): void {
   const group = program
     .command("vm")
     .summary("the virtual machines: list, show")
-    .description("Looks at the lab's virtual machines and environments as they are now. Changes nothing.");
+    .description("Looks at the lab's virtual machines and environments as they are now. Changes nothing.")
+    .addHelpText("after", "\nExamples:\n  labctl vm list\n  labctl vm show scratch-1");
 
   const list = group.command("list").summary("all virtual machines and environments, read now");
   list.addHelpText("after", "\nExamples:\n  labctl vm list\n  labctl vm list --json | jq '.[] | select(.drift != [])'");
