@@ -18,7 +18,7 @@ export function requireHost(item: { readonly address: Address; readonly desired:
   if (host !== undefined) return host;
   throw new LabError("E_SPEC_VALUE", "it says nothing of the host that it is to be on", {
     address: item.address,
-    hint: "`host:` with the name of one of `hosts:`",
+    hint: "`host:` with the name of one of `hosts:` (`requires:` alone selects hosts for `environments:` only)",
   });
 }
 
@@ -27,7 +27,17 @@ export function libvirtOf(ctx: KindContext, host: Address): Promise<Libvirt> {
 }
 
 /** Errors that say something of the spec or of labctl, and not of a host that cannot be read. */
-const NOT_OF_A_HOST = new Set(["E_CANCELLED", "E_INTERNAL", "E_SPEC_VALUE", "E_NETWORK_OVERLAP", "E_DISK_FIT"]);
+const NOT_OF_A_HOST = new Set([
+  "E_BUSY",
+  "E_CANCELLED",
+  "E_DISK_FIT",
+  "E_IMAGE_ARCH",
+  "E_INTERNAL",
+  "E_NETWORK_OVERLAP",
+  "E_NEVER_FITS",
+  "E_SPEC_VALUE",
+  "E_VM_UNSUPPORTED",
+]);
 
 /** Reads items host by host, hosts beside each other; where libvirt of one cannot be reached all of its items are unreachable. */
 export async function readByHost<D extends OnHost, O, C>(

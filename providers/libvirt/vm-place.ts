@@ -6,9 +6,10 @@ import { objectName } from "./model/ids.ts";
 import { readImage } from "./model/image.ts";
 import { readKernel, requireKernel } from "./model/kernel-image.ts";
 import { diskVolumeName, seedVolumeName } from "./model/volume.ts";
-import { diskName, type PlacedDisk, resolveVm } from "./model/vm-resolve.ts";
+import { type PlacedDisk, resolveVm, targetOf } from "./model/vm-resolve.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import type { VmModel } from "./model/vm.ts";
+import { refuseAddresses } from "./vm-addresses.ts";
 import type { VolumeDesired } from "./model/volume-schema.ts";
 import { fileOf } from "./volume.ts";
 
@@ -65,7 +66,7 @@ export async function place(
   }
   const disks: PlacedDisk[] = [];
   for (const [at, disk] of (desired.disks ?? []).entries()) {
-    const target = disk.target ?? diskName((disk.bus ?? "virtio") === "virtio" ? "vd" : "sd", at);
+    const target = disk.target ?? targetOf(desired.disks ?? [], at);
     const size = disk.size === undefined ? undefined : Math.ceil((parseSize(disk.size) ?? 0) / 512) * 512;
     const sized = size === undefined ? {} : { size };
     const under = disk.volume === undefined ? undefined : volumeOf(ctx, address, disk.volume);
@@ -102,6 +103,7 @@ export async function place(
       );
     }
   }
+  refuseAddresses(ctx, address, desired);
   const networks: Record<string, string> = {};
   for (const nic of desired.networks ?? []) {
     const name = typeof nic === "string" ? nic : nic.network;

@@ -19,12 +19,16 @@ import type { VmDesired } from "./model/vm-schema.ts";
 import { requireSupport } from "./model/vm-support.ts";
 import type { VmModel } from "./model/vm.ts";
 import { hostAddress, notOwned, readByHost, requireHost, seenUuid } from "./on-host.ts";
-import { findPool, findVolume, openPool, readOwners, removeVolume, withPool, writeOwner } from "./pools.ts";
+import { findPool, findVolume, openPool, readOwners, withPool, writeOwner } from "./pools.ts";
 import { reachVm } from "./reach.ts";
 import { type Domain, DomainUndefine, DomainXml, isLibvirtError, VirErr } from "./rpc/index.ts";
+import { reservationsOf, reserveAddresses } from "./vm-addresses.ts";
 import { changeLive } from "./vm-live.ts";
+import { poolAt, removeFiles } from "./vm-files.ts";
 import { changesOf, diffOf, observedOf, vmAttributes, type VmObserved } from "./vm-model.ts";
 import { type Cargo, type MadeWith, place, VM_FILES, wantedVm } from "./vm-place.ts";
+import { refuseUnproven } from "./vm-proven.ts";
+import { requireRoom } from "./vm-room.ts";
 import { vmSchema } from "./model/vm-schema.ts";
 import { buildDomain } from "./xml/domain.ts";
 import { observeDomain } from "./xml/domain-observe.ts";
@@ -101,10 +105,16 @@ async function look(
     ]);
     const wanted = wantedVm(desired, made);
     const live = { running, autostart };
+    const reserved = await reservationsOf(
+      host.libvirt,
+      [...wanted.networks, ...observeDomain(stored, live).networks],
+      ctx.signal,
+    );
     const disks = await diskFacts(ctx, host, observeDomain(stored, live), wanted);
-    const model = (xml: string): VmModel => trimmed(observeDomain(xml, { ...live, disks }), wanted);
-    const config = model(stored);
-    const now = running ? model(await domains.xml(domain, options)) : config;
+    const model = (xml: string, addresses: Readonly<Record<string, string>>): VmModel =>
+      trimmed(observeDomain(xml, { ...live, disks, addresses }), wanted);
+    const config = model(stored, reserved.stored);
+    const now = running ? model(await domains.xml(domain, options), reserved.now) : config;
     return observedOf(now, running ? config : undefined, made);
   } catch (error) {
     if (isLibvirtError(error, VirErr.NO_DOMAIN)) return undefined;
@@ -125,10 +135,24 @@ function trimmed(model: VmModel, wanted: VmModel): VmModel {
 async function readOne(ctx: KindContext, item: VmItem): Promise<Reading<VmObserved>> {
   const host = await hostOf(ctx, item);
   const domain = await findDomain(ctx, host, item);
-  if (domain === undefined) return { is: "absent" };
+  if (domain === undefined) {
+    // Known before anything is touched: a plan ends with it.
+    if (item.prior === undefined && item.unknown.size === 0) await refuseUnfit(ctx, host, item);
+    return { is: "absent" };
+  }
   const { made } = await placed(ctx, host, item);
   const value = await look(ctx, host, domain, item.desired, made);
   return value === undefined ? { is: "absent" } : { is: "present", value };
+}
+
+/** What is wrong with a machine that is not there yet, as far as its host and the lab can say before they are changed. */
+async function refuseUnfit(ctx: KindContext, host: QemuHost, item: VmItem): Promise<void> {
+  const { made } = await placed(ctx, host, item);
+  const wanted = wantedVm(item.desired, made);
+  // A host that gets packages may be able to do more once it has them.
+  const growing = ctx.inventory.all("package").some((one) => one.parent === host.address);
+  if (!growing) requireSupport(wanted, host.facts, item.address);
+  await requireRoom(ctx, host.address, item, wanted);
 }
 
 function ownerOf(made: MadeWith): Owner {
@@ -200,14 +224,6 @@ async function supply(
   }
 }
 
-async function poolAt(ctx: KindContext, host: QemuHost, path: string): Promise<string> {
-  for (const pool of await host.libvirt.pools.list({ signal: ctx.signal })) {
-    const found = await findPool(host.libvirt, pool.name, ctx.signal);
-    if (found?.path === path) return pool.name;
-  }
-  return "default";
-}
-
 async function backingOf(ctx: KindContext, host: QemuHost, made: MadeWith, path: string) {
   if (path.startsWith(`${VM_FILES}/`)) {
     const said = await host.machine.exec(
@@ -270,7 +286,11 @@ async function reconcile(ctx: OperationContext, item: VmItem): Promise<VmObserve
   requireSupport(wanted, host.facts, item.address);
   const stranger = found === undefined ? await domains.find(wanted.name, options) : undefined;
   if (stranger !== undefined) throw notOwned(item.address, `a machine ${wanted.name}`, host.address, undefined);
+  // Others may have come since the plan.
+  if (found === undefined) await requireRoom(ctx, host.address, item, wanted);
   await supply(ctx, host, wanted, made, cargo);
+  const cards = [...wanted.networks, ...(before === undefined ? [] : (before.now as unknown as VmModel).networks)];
+  await reserveAddresses(host.libvirt, cards, wanted.networks, options);
   const log = wanted.console.log;
   if (log !== undefined) await host.machine.exec(sh`mkdir -p -- ${dirname(log)}`, options);
   const changes = before === undefined ? [] : changesOf(item.desired, before);
@@ -295,52 +315,35 @@ async function reconcile(ctx: OperationContext, item: VmItem): Promise<VmObserve
   });
 }
 
-/** Removes what it alone has: layers, the seed, kernels. */
-async function removeFiles(
-  ctx: OperationContext,
-  host: QemuHost,
-  item: VmItem,
-  paths: readonly string[],
-): Promise<void> {
-  const { libvirt } = host;
-  const owners = await readOwners(ctx, host.address, paths);
-  for (const path of new Set(paths)) {
-    if (!isOwn(owners.get(path), item.instance_id)) continue;
-    const name = await poolAt(ctx, host, dirname(path));
-    await withPool(libvirt, name, async () => {
-      const pool = await findPool(libvirt, name, ctx.signal);
-      if (pool === undefined) return;
-      const there = await findVolume(libvirt, pool, path.slice(pool.path.length + 1), ctx.signal);
-      await removeVolume(ctx, libvirt, host.address, path, there?.volume);
-    });
-  }
-  await host.machine.exec(sh`rm -rf -- ${`${VM_FILES}/${item.instance_id}`}`, { signal: ctx.signal });
-}
-
 export const vmKind = defineKind({
   kind: "vm",
   title: "A virtual machine",
   description: `A machine that libvirt runs on a QEMU host. What can change while it runs does; a plan says what restarts it and what makes it
 anew. Its console is recorded on the host from the first byte.
 
-Deleting lets it shut down, for a while, and removes what it alone has: layers on volumes, its seed, its kernels.`,
+A disk that leaves the spec is unplugged; its layer stays, and comes back with the disk. Deleting lets the machine shut down, for a while,
+and removes what it alone has: all its layers, its seed, its kernels, its fixed addresses.
+
+Containers (LXC), UEFI, shares, huge pages, TPM, watchdog and vsock are experimental: no guest that really ran has shown them, and they
+need \`--experimental\`. So far a machine names its \`host\`: \`requires\` alone is refused.`,
   section: { name: "vms", shape: "map", key: "name" },
   schema: vmSchema,
   attributes: vmAttributes,
   ownership: "exclusive",
-  experimental: true,
 
   on: hostAddress,
 
   reach: reachVm,
 
-  readMany: (ctx, items) =>
-    readByHost(
+  readMany: (ctx, items) => {
+    for (const item of items) refuseUnproven(item, ctx.experimental === true);
+    return readByHost(
       ctx,
       items,
       async () => await Promise.resolve(undefined),
       (_on, item) => readOne(ctx, item),
-    ),
+    );
+  },
 
   diff: ({ desired, observed }) => diffOf(desired, observed),
 
@@ -360,6 +363,7 @@ Deleting lets it shut down, for a while, and removes what it alone has: layers o
       // One that was there before labctl stays.
       if (item.prior?.original !== undefined) return;
       await powerOff(ctx, host, domain);
+      await reserveAddresses(host.libvirt, model.networks, [], { signal: ctx.signal });
       const flags = DomainUndefine.MANAGED_SAVE | DomainUndefine.SNAPSHOTS_METADATA | DomainUndefine.NVRAM;
       try {
         await host.libvirt.domains.undefine(domain, { flags, signal: ctx.signal });

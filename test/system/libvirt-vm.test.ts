@@ -1,27 +1,48 @@
 /** Machines on a real libvirtd, through the CLI: Debian's kernel really boots; what is there is asked of virsh and qemu-img. */
 import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { busyboxInitramfs, debianKernel } from "../support/kernels.ts";
 import { startLibvirtd, type TestLibvirtd } from "../support/libvirtd.ts";
 import { createWorkspace, hostOf, type Workspace } from "../support/workspace.ts";
 
-/** Says that it is up, and stays so. */
+/** In an order in which each finds what it needs. */
+const MODULES = [
+  "drivers/virtio/virtio_ring.ko",
+  "drivers/virtio/virtio.ko",
+  "drivers/virtio/virtio_pci_legacy_dev.ko",
+  "drivers/virtio/virtio_pci_modern_dev.ko",
+  "drivers/virtio/virtio_pci.ko",
+  "drivers/block/virtio_blk.ko",
+  "net/core/failover.ko",
+  "drivers/net/net_failover.ko",
+  "drivers/net/virtio_net.ko",
+  "drivers/cdrom/cdrom.ko",
+  "fs/isofs/isofs.ko",
+];
+
+/** Says that it is up, what its seed holds and which address it was given, and stays so. */
 const INIT = `#!/bin/sh
-mount -t proc proc /proc; mount -t devtmpfs dev /dev
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+for module in ${MODULES.join(" ")}; do [ ! -e /modules/$module ] || insmod /modules/$module; done
+mkdir /seed && mount -t iso9660 -o ro /dev/$(cd /sys/block; grep -l labctl-cidata */serial | cut -d/ -f1) /seed && cat /seed/user-data
+printf '#!/bin/sh\n[ "$1" != bound ] || echo "labctl-test: given $ip"\n' >/given; chmod 755 /given
+grep -q test.dhcp /proc/cmdline && ip link set eth0 up && udhcpc -i eth0 -n -q -s /given
 echo "labctl-test: up $(uname -r)"
 while :; do sleep 60; done
 `;
 
 let virt: TestLibvirtd;
 let ws: Workspace;
-let boot: object;
+let boot: { readonly kernel: string; readonly initrd: string; readonly cmdline: string };
 let release: string;
 
-function lab(vm: object = {}): void {
+function lab(vm: object = {}, more: object = {}, qemu: object = {}): void {
   ws.write("lab.yaml", {
     labctl: 1,
     name: "vms",
-    hosts: { kvm: hostOf(virt.host, { qemu_host: {} }) },
+    hosts: { kvm: hostOf(virt.host, { qemu_host: qemu }) },
     networks: { test: { host: "kvm", cidr: "192.168.150.0/24" } },
     volumes: { base: { host: "kvm", source: "./base.qcow2" } },
     vms: {
@@ -29,21 +50,21 @@ function lab(vm: object = {}): void {
         host: "kvm",
         cpus: { count: 1, max: 2 },
         memory: "256MiB",
-        disks: [{ volume: "base" }, { size: "8MiB" }],
+        disks: [{ volume: "base" }, { size: "8MiB", bus: "sata" }, { size: "8MiB" }],
         networks: ["test"],
+        cloud_init: { user_data: "#cloud-config\n# seed of box\n" },
         boot,
         ...vm,
       },
+      ...more,
     },
   });
 }
 
 beforeAll(async () => {
-  const [started, kernel, initrd] = await Promise.all([
-    startLibvirtd(),
-    debianKernel("x86_64"),
-    busyboxInitramfs({ init: INIT }),
-  ]);
+  const [started, kernel] = await Promise.all([startLibvirtd(), debianKernel("x86_64")]);
+  const files = MODULES.map((path) => [`modules/${path}`, readFileSync(join(kernel.modules, "kernel", path))] as const);
+  const initrd = await busyboxInitramfs({ init: INIT, files: Object.fromEntries(files) });
   virt = started;
   release = kernel.release;
   boot = { kernel: kernel.image, initrd, cmdline: "console=ttyS0 panic=0" };
@@ -58,7 +79,7 @@ afterAll(async () => {
 describe("machines", { timeout: 180_000 }, () => {
   test("boot, and are made once", async () => {
     lab();
-    await ws.apply(["--experimental"]);
+    await ws.apply();
     expect(await virt.virsh("domstate", "vms-box")).toBe("running");
     const xml = await virt.virsh("dumpxml", "vms-box");
     expect(xml).toContain('address="vm.box"');
@@ -66,10 +87,57 @@ describe("machines", { timeout: 180_000 }, () => {
     expect(await virt.run("qemu-img", "info", "-U", "/var/lib/libvirt/images/vms-box-vda.qcow2")).toContain(
       "backing file: /var/lib/libvirt/images/vms-base.qcow2",
     );
+    expect(await virt.run("qemu-img", "info", "-U", "/var/lib/libvirt/images/vms-box-sda.qcow2")).toContain("8 MiB");
+    expect((await virt.virsh("domblklist", "vms-box")).split("\n")).toEqual(
+      expect.arrayContaining([
+        expect.stringMatching(/vda +.*vms-box-vda/),
+        expect.stringMatching(/sda +.*vms-box-sda/),
+        expect.stringMatching(/vdb +.*vms-box-vdb/),
+      ]),
+    );
     await expect
       .poll(() => virt.run("cat", "/var/log/libvirt/qemu/vms-box-console.log"), { timeout: 90_000, interval: 1000 })
       .toContain(`labctl-test: up ${release}`);
-    expect(await ws.pending(["--experimental"])).toEqual({});
+    // The guest itself saw its seed.
+    expect(await virt.run("cat", "/var/log/libvirt/qemu/vms-box-console.log")).toContain("# seed of box");
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test("an address changes while they run, is given back, and is missed when it is gone", async () => {
+    const pid = await virt.run("cat", "/run/libvirt/qemu/vms-box.pid");
+    lab({ networks: [{ network: "test", address: "192.168.150.77" }] });
+    await ws.apply();
+    lab({ networks: [{ network: "test", address: "192.168.150.78" }] });
+    expect(await ws.pending()).toEqual({ "vm.box": "update networks.0.address" });
+    await ws.apply();
+    for (const state of [[], ["--inactive"]]) {
+      const xml = await virt.virsh("net-dumpxml", "vms-test", ...state);
+      expect(xml).toContain("ip='192.168.150.78'");
+      expect(xml).not.toContain("192.168.150.77");
+    }
+    const mac = /([0-9a-f]{2}(:[0-9a-f]{2}){5})/.exec(await virt.virsh("domiflist", "vms-box"))?.[1] ?? "";
+    const entry = `<host mac='${mac}' ip='192.168.150.78'/>`;
+    await virt.virsh("net-update", "vms-test", "delete", "ip-dhcp-host", entry, "--live", "--config");
+    expect(await ws.pending()).toEqual({ "vm.box": "update networks.0.address" });
+    lab();
+    await ws.apply();
+    expect(await virt.virsh("net-dumpxml", "vms-test", "--inactive")).not.toContain("<host mac");
+    expect(await virt.run("cat", "/run/libvirt/qemu/vms-box.pid")).toBe(pid);
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test("disks come and go while they run", async () => {
+    const pid = await virt.run("cat", "/run/libvirt/qemu/vms-box.pid");
+    const disks = [{ volume: "base" }, { size: "8MiB", bus: "sata" }, { size: "8MiB" }];
+    lab({ disks: [...disks, { size: "12MiB", cache: "none", io: "native" }] });
+    await ws.apply();
+    expect(await virt.virsh("domblkinfo", "vms-box", "vdc")).toMatch(/Capacity: +12582912/);
+    expect(await virt.virsh("dumpxml", "vms-box")).toMatch(/cache='none' io='native'/);
+    lab();
+    await ws.apply();
+    await expect.poll(() => virt.virsh("domblklist", "vms-box"), { timeout: 20_000 }).not.toContain("vdc");
+    expect(await virt.run("cat", "/run/libvirt/qemu/vms-box.pid")).toBe(pid);
+    expect(await ws.pending()).toEqual({});
   });
 
   test("are shown as they are, and nobody logs in to one without an address", async () => {
@@ -110,51 +178,90 @@ describe("machines", { timeout: 180_000 }, () => {
 
   test("change while they run: processors, autostart, cards", async () => {
     const pid = await virt.run("cat", "/run/libvirt/qemu/vms-box.pid");
-    lab({ cpus: { count: 2, max: 2 }, autostart: true, networks: ["test", { network: "test" }] });
-    await ws.apply(["--experimental"]);
+    lab({
+      cpus: { count: 2, max: 2 },
+      autostart: true,
+      networks: ["test", { network: "test" }],
+    });
+    await ws.apply();
     expect(await virt.virsh("vcpucount", "vms-box", "--live", "--active")).toBe("2");
     expect((await virt.virsh("domiflist", "vms-box")).split("\n")).toHaveLength(2);
     expect(await virt.run("cat", "/run/libvirt/qemu/vms-box.pid")).toBe(pid);
-    expect(await ws.pending(["--experimental"])).toEqual({});
+    expect(await ws.pending()).toEqual({});
   });
 
   test("what happens behind labctl's back is named, and mended", async () => {
     await virt.virsh("destroy", "vms-box");
-    expect(await ws.pending(["--experimental"])).toEqual({ "vm.box": "update running" });
+    expect(await ws.pending()).toEqual({ "vm.box": "update running" });
     await virt.virsh("autostart", "--disable", "vms-box");
     const shown = await ws.run(["vm", "show", "box"]);
     expect(shown.stdout).toMatch(/^vm\.box\n {2}status +off\n {2}host +host\.kvm\n/);
     expect(shown.stdout).toMatch(/autostart: true → false\n +running: true → false/);
-    expect(await ws.pending(["--experimental"])).toEqual({ "vm.box": "update autostart, running" });
-    await ws.apply(["--experimental"]);
+    expect(await ws.pending()).toEqual({ "vm.box": "update autostart, running" });
+    await ws.apply();
     expect(await virt.virsh("domstate", "vms-box")).toBe("running");
-    expect(await ws.pending(["--experimental"])).toEqual({});
+    expect(await ws.pending()).toEqual({});
   });
 
   test("what cannot change live restarts them, and the plan says so", async () => {
-    lab({ memory: "320MiB" });
-    const plan = await ws.plan(["--experimental"], 2);
+    const { cmdline } = boot;
+    lab({
+      memory: "320MiB",
+      networks: [{ network: "test", address: "192.168.150.77" }],
+      boot: { ...boot, cmdline: `${cmdline} test.dhcp` },
+    });
+    const plan = await ws.plan([], 2);
     const action = plan.actions.find((one) => one.address === "vm.box");
     expect(action?.changes.find((one) => one.path === "memory.max")?.effect).toBe("restart");
-    await ws.apply(["--experimental"]);
+    await ws.apply();
     expect(await virt.virsh("dominfo", "vms-box")).toMatch(/Max memory: +327680 KiB/);
-    expect(await ws.pending(["--experimental"])).toEqual({});
+    // The guest itself was given the address that its card has.
+    await expect
+      .poll(() => virt.run("cat", "/var/log/libvirt/qemu/vms-box-console.log"), { timeout: 60_000, interval: 500 })
+      .toContain("labctl-test: given 192.168.150.77");
+    expect(await ws.pending()).toEqual({});
   });
 
   test("libvirt that was killed: machines go on, and the next apply converges", async () => {
     await virt.kill();
     lab({ memory: "320MiB", running: false });
-    const run = await ws.run(["apply", "--auto-approve", "--experimental"]);
+    const run = await ws.run(["apply", "--auto-approve"]);
     expect(run.code, run.output).toBe(5);
     await virt.start();
-    await ws.apply(["--experimental"]);
+    await ws.apply();
     expect(await virt.virsh("domstate", "vms-box")).toBe("shut off");
-    expect(await ws.pending(["--experimental"])).toEqual({});
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test.each([
+    ["more memory than the host has", { memory: "4000GiB" }, 8, "E_VM_UNSUPPORTED"],
+    ["an address of another network", { networks: [{ network: "test", address: "10.9.8.7" }] }, 3, "E_SPEC_VALUE"],
+    [
+      "the address of another machine",
+      { networks: [{ network: "test", address: "192.168.150.66" }] },
+      3,
+      "E_SPEC_VALUE",
+    ],
+    ["a part that nobody has tried", { tpm: true }, 3, "E_EXPERIMENTAL"],
+    ["one more than the host takes", {}, 8, "E_BUSY"],
+  ])("a plan refuses %s", async (_what, more, code, name) => {
+    const max = name === "E_BUSY" ? { max_vms: 1 } : {};
+    const networks = [{ network: "test", address: "192.168.150.66" }];
+    lab(
+      { running: false, memory: "320MiB", networks },
+      { other: { host: "kvm", memory: "64MiB", boot, ...more } },
+      max,
+    );
+    const run = await ws.run(["plan"]);
+    expect(run.output).toContain(name);
+    expect(run.code, run.output).toBe(code);
+    expect(await virt.virsh("list", "--all", "--name")).toBe("vms-box");
   });
 
   test("destroy leaves nothing", async () => {
-    await ws.destroy(["--experimental"]);
+    await ws.destroy();
     expect(await virt.virsh("list", "--all", "--name")).toBe("");
+    expect(await virt.virsh("net-list", "--all", "--name")).not.toContain("vms-test");
     expect(await virt.run("sh", "-c", "ls -A /var/lib/libvirt/images /var/lib/libvirt/labctl/vms")).not.toContain(
       "vms-box",
     );

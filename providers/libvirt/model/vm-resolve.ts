@@ -259,7 +259,7 @@ function diskOf(disk: Disk, at: number, disks: readonly Disk[], context: VmConte
 const prefixOf = (disk: Disk): string => ((disk.bus ?? "virtio") === "virtio" ? "vd" : "sd");
 
 /** vda, vdb, ... by place among the disks that share the letters; names that the spec gives are passed over. */
-function targetOf(disks: readonly Disk[], at: number): string {
+export function targetOf(disks: readonly Disk[], at: number): string {
   const prefix = disks[at] === undefined ? "vd" : prefixOf(disks[at]);
   const given = new Set(disks.map((disk) => disk.target));
   const before = disks.slice(0, at).filter((disk) => disk.target === undefined && prefixOf(disk) === prefix).length;

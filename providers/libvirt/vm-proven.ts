@@ -1,0 +1,32 @@
+import { type Address, LabError } from "../../src/index.ts";
+import type { VmDesired } from "./model/vm-schema.ts";
+
+/**
+ * What a machine asks for that no test has shown on a guest that really ran, in words; empty: all of it was. Definitions of these are
+ * read back from a real libvirt; what a guest makes of them was not seen.
+ */
+export function unprovenParts(desired: VmDesired): string[] {
+  const firmware = typeof desired.firmware === "object" ? desired.firmware.type : desired.firmware;
+  return [
+    ...(desired.type === "container" ? ["a container (LXC)"] : []),
+    ...(firmware === "uefi" ? ["UEFI firmware"] : []),
+    ...((desired.shares ?? []).length > 0 && desired.type !== "container" ? ["a share (virtiofs, 9p)"] : []),
+    ...(desired.hugepages === undefined || desired.hugepages === false ? [] : ["huge pages"]),
+    ...(desired.tpm === true ? ["a TPM"] : []),
+    ...(desired.watchdog === undefined || desired.watchdog === "none" ? [] : ["a watchdog card"]),
+    ...(desired.vsock === undefined || desired.vsock === false ? [] : ["vsock"]),
+  ];
+}
+
+/** E_EXPERIMENTAL for a machine with such parts, unless the user allowed it. */
+export function refuseUnproven(
+  item: { readonly address: Address; readonly desired: VmDesired },
+  allowed: boolean,
+): void {
+  const parts = unprovenParts(item.desired);
+  if (allowed || parts.length === 0) return;
+  throw new LabError("E_EXPERIMENTAL", `${parts.join(", ")} of a machine: this way is experimental`, {
+    address: item.address,
+    hint: "no guest that really ran has shown that it works; run with --experimental to use it all the same",
+  });
+}

@@ -1,0 +1,39 @@
+import { describe, expect, test } from "vitest";
+import type { VmDesired } from "../../providers/libvirt/model/vm-schema.ts";
+import { targetOf } from "../../providers/libvirt/model/vm-resolve.ts";
+import { refuseUnproven, unprovenParts } from "../../providers/libvirt/vm-proven.ts";
+
+const vm = (more: object = {}): VmDesired => ({ name: "a", ...more }) as VmDesired;
+
+describe("parts of machines that no guest has shown", () => {
+  test("a plain machine has none, whatever is said to be off", () => {
+    expect(unprovenParts(vm())).toEqual([]);
+    expect(
+      unprovenParts(vm({ hugepages: false, tpm: false, vsock: false, watchdog: "none", firmware: "bios", shares: [] })),
+    ).toEqual([]);
+  });
+
+  test.each([
+    [{ type: "container", container: { root: "/srv/a" } }, "a container (LXC)"],
+    [{ firmware: "uefi" }, "UEFI firmware"],
+    [{ firmware: { type: "uefi", secure_boot: true } }, "UEFI firmware"],
+    [{ shares: [{ source: "/srv", target: "/mnt" }] }, "a share (virtiofs, 9p)"],
+    [{ hugepages: "2MiB" }, "huge pages"],
+    [{ tpm: true }, "a TPM"],
+    [{ watchdog: "reset" }, "a watchdog card"],
+    [{ vsock: 42 }, "vsock"],
+  ])("%j is refused by name, unless it was allowed", (more, name) => {
+    const item = { address: "vm.a", desired: vm(more) };
+    expect(unprovenParts(item.desired)).toEqual([name]);
+    expect(() => refuseUnproven(item, false)).toThrow(expect.objectContaining({ code: "E_EXPERIMENTAL" }));
+    expect(() => refuseUnproven(item, true)).not.toThrow();
+  });
+});
+
+test("layers are named after the disks that the guest sees, also where buses are mixed", () => {
+  const disks = [{ bus: "virtio" }, { bus: "sata" }, {}, { target: "vdc" }, { bus: "scsi" }, {}].map((one) => ({
+    size: "1GiB",
+    ...one,
+  })) as unknown as NonNullable<VmDesired["disks"]>;
+  expect(disks.map((one, at) => one.target ?? targetOf(disks, at))).toEqual(["vda", "sda", "vdb", "vdc", "sdb", "vdd"]);
+});
