@@ -1,12 +1,11 @@
 import {
   type Address,
   type Candidate,
-  cordonOf,
   type InventoryEntry,
   type KindContext,
   lastSegment,
-  type MachineStatus,
   type Plain,
+  standingOf,
 } from "../../src/index.ts";
 import { DEFAULT_MAX_BUILDS, type ServerDesired } from "./server-model.ts";
 import { probeServer, type ServerState } from "./server-probe.ts";
@@ -87,7 +86,7 @@ async function describeServer(
     min_free_disk: minFreeOf(desired),
     on_low_disk: desired.on_low_disk ?? "refuse",
   } as const;
-  const cordon = cordonOf(host, Date.now());
+  const standing = standingOf(host, Date.now());
   try {
     let state = await look(ctx, address, workdir, fresh);
     let compiler = compilerFor(state.report.toolchains, wanted.toolchain, wanted.arch);
@@ -104,8 +103,8 @@ async function describeServer(
       ...(compiler !== undefined && { compiler }),
       candidate: {
         ...base,
-        status: cordon === undefined ? "online" : "maintenance",
-        ...(cordon !== undefined && { why: cordon }),
+        status: "online",
+        ...standing,
         arch: state.arch,
         also: [...new Set([...found, ...declared(desired, wanted)].map((one) => one.arch))],
         total: {
@@ -132,7 +131,7 @@ async function describeServer(
     return {
       address,
       workdir,
-      candidate: { ...base, ...unseen(entry, host, wanted, cordon, error), total: {}, reserved: {} },
+      candidate: { ...base, ...unseen(entry, host, wanted, standing, error), total: {}, reserved: {} },
     };
   }
 }
@@ -153,9 +152,9 @@ function unseen(
   entry: InventoryEntry,
   host: InventoryEntry | undefined,
   wanted: { readonly toolchain: string; readonly arch: string },
-  cordon: string | undefined,
+  standing: ReturnType<typeof standingOf>,
   error: unknown,
-): Pick<Candidate, "status" | "why" | "arch" | "also" | "toolchains"> {
+): Pick<Candidate, "status" | "why" | "decommissioned" | "arch" | "also" | "toolchains"> {
   const seen = (entry.observed?.["toolchains"] ?? []) as unknown as readonly Toolchain[];
   const said = ((entry.desired as Partial<ServerDesired>).toolchains ?? []).map(({ name, arch }) => ({
     name,
@@ -163,10 +162,10 @@ function unseen(
     version: "",
   }));
   const compiler = compilerFor(seen, wanted.toolchain, wanted.arch);
-  const status: MachineStatus = cordon === undefined ? "offline" : "maintenance";
   return {
-    status,
-    why: cordon ?? (error instanceof Error ? error.message : String(error)),
+    status: "offline",
+    why: error instanceof Error ? error.message : String(error),
+    ...standing,
     arch: text(host?.desired["arch"]) ?? text(entry.observed?.["arch"]) ?? wanted.arch,
     also: [...seen, ...said].map((one) => one.arch),
     toolchains: [
