@@ -199,12 +199,13 @@ async function verify(
   domain: Domain,
 ): Promise<Verified> {
   const { boot } = deployment.desired;
-  const { release } = deployment.images;
+  const { release, buildId } = deployment.images;
   const verified = await verifyBoot(host.machine, {
     address: deployment.address,
     console: model.console.log ?? "",
     ready: boot.ready ?? "init",
     ...(release !== undefined && { release }),
+    ...(buildId !== undefined && { buildId }),
     timeout: parseDuration(boot.timeout ?? "3m") ?? 180_000,
     silence: parseDuration(boot.silence ?? "60s") ?? 60_000,
     signal: ctx.signal,

@@ -18,7 +18,12 @@ export interface BootImages {
   readonly initrd?: BootFile;
   /** What `uname -r` must say; undefined: nobody can know. */
   readonly release?: string;
+  /** What /proc/version must say after `labctl@`; undefined: the kernel is not one of labctl's kernel builds. */
+  readonly buildId?: string;
 }
+
+/** Digits of a build's digest that its kernel carries in KBUILD_BUILD_HOST. */
+const BUILD_ID_LENGTH = 16;
 
 const DIGEST = /^sha256:([0-9a-f]{64})$/;
 
@@ -32,7 +37,17 @@ export async function bootImages(ctx: KindContext, address: Address, desired: En
   const initrd = boot.initrd === undefined ? undefined : await resolveFile(ctx, boot.initrd);
   const built = kernel.build?.inputs["release"];
   const release = boot.release ?? (typeof built === "string" ? built : kernel.info.release);
-  return { kernel, ...(initrd !== undefined && { initrd }), ...(release !== undefined && { release }) };
+  return {
+    kernel,
+    ...(initrd !== undefined && { initrd }),
+    ...(release !== undefined && { release }),
+    ...buildIdOf(kernel.build),
+  };
+}
+
+/** Only a kernel build knows a release: what `run` made says of itself what it likes. Pure. */
+export function buildIdOf(build: BuildRecord | undefined): { readonly buildId?: string } {
+  return typeof build?.inputs["release"] === "string" ? { buildId: build.id.slice(0, BUILD_ID_LENGTH) } : {};
 }
 
 /**

@@ -143,6 +143,10 @@ export const environmentAttributes = {
     running: { type: "boolean", description: "Whether it runs." },
     ready: { type: "boolean", description: "Whether its console says that it came up, and nothing worse since." },
     release: { type: "string", description: "What its kernel says on the console that it is." },
+    build_id: {
+      type: "string",
+      description: "Of a kernel that labctl built: the beginning of its build's digest, as the kernel itself says.",
+    },
     kernel_digest: { type: "string", description: "SHA-256 of the kernel that it was started with." },
     initrd_digest: { type: "string", description: "SHA-256 of its initial RAM disk." },
     cmdline: { type: "string", description: "The kernel's command line." },

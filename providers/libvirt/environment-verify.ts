@@ -9,6 +9,8 @@ export interface VerifyOptions {
   readonly ready: Ready;
   /** What the kernel must say that it is. */
   readonly release?: string;
+  /** What it must say after `labctl@`: the beginning of its build's digest. */
+  readonly buildId?: string;
   /** Milliseconds. */
   readonly timeout: number;
   readonly silence: number;
@@ -42,7 +44,7 @@ export function watcherOptions(ready: Ready): { readonly markers?: readonly stri
 
 /**
  * Follows a console from its first byte until the machine is up, or will not be: a panic, a hang, silence, a machine that stopped and
- * a kernel that is another one are seen at once. Rejects with E_BOOT_CRASHED, E_BOOT_HUNG, E_MISMATCH, E_CANCELLED.
+ * a kernel that is another one are seen at once. Rejects with E_BOOT_CRASHED, E_BOOT_HUNG, E_BOOT_STALE, E_CANCELLED.
  */
 export async function verifyBoot(machine: Machine, options: VerifyOptions): Promise<Verified> {
   const { address, ready } = options;
@@ -105,19 +107,37 @@ export async function verifyBoot(machine: Machine, options: VerifyOptions): Prom
     });
   }
   if (verdict !== "up") throw verdict;
-  const { release } = watched.watcher.status;
-  requireRelease(address, options.release, release);
+  const { release, builder } = watched.watcher.status;
+  requireKernelPlaced(address, options, { release, builder });
   return { release, defects };
 }
 
-/** The right kernel, or none: what booted is compared with what was placed. */
-function requireRelease(address: string, wanted: string | undefined, found: string | undefined): void {
-  if (wanted === undefined || found === wanted) return;
-  if (found === undefined) return;
-  throw new LabError("E_MISMATCH", `${address}: the kernel that came up is ${found}, and ${wanted} was placed`, {
-    address,
-    hint: "look at the boot loader and the disk that it boots from, or at `boot: { release }`",
-  });
+/** Who a kernel says built it, where labctl did: see KBUILD_BUILD_USER in the build provider. */
+const BUILDER = /^labctl@([0-9a-f]{16})$/;
+
+/** The build that a kernel says it is of: `user@host` of its "Linux version". Pure. */
+export function buildIdIn(builder: string | undefined): string | undefined {
+  return BUILDER.exec(builder ?? "")?.[1];
+}
+
+/**
+ * The right kernel, or none: what booted is compared with what was placed. A console without "Linux version" (`quiet` with a console
+ * that starts late) proves nothing. Throws E_BOOT_STALE. Pure.
+ */
+export function requireKernelPlaced(
+  address: string,
+  placed: { readonly release?: string; readonly buildId?: string },
+  found: { readonly release: string | undefined; readonly builder: string | undefined },
+): void {
+  if (found.release === undefined) return;
+  const stale = (is: string, wanted: string): LabError =>
+    new LabError("E_BOOT_STALE", `${address}: another kernel came up: it is ${is}, and ${wanted} was placed`, {
+      address,
+      hint: "look at what the machine boots from (a boot loader, a disk), or at `boot: { release }`",
+    });
+  if (placed.release !== undefined && found.release !== placed.release) throw stale(found.release, placed.release);
+  if (placed.buildId === undefined || buildIdIn(found.builder) === placed.buildId) return;
+  throw stale(`${found.release} built by ${found.builder ?? "nobody knows whom"}`, `the build ${placed.buildId}`);
 }
 
 function bootError(
@@ -136,6 +156,8 @@ function bootError(
 export interface ConsoleReading {
   readonly ready: boolean;
   readonly release: string | undefined;
+  /** The build that the kernel says it is of. */
+  readonly buildId: string | undefined;
   readonly problem: string | undefined;
 }
 
@@ -150,6 +172,6 @@ export function readConsole(recorded: Buffer, ready: Ready): ConsoleReading {
   });
   watched.write(recorded);
   watched.close();
-  const { release } = watched.watcher.status;
-  return { ready: up && problem === undefined, release, problem };
+  const { release, builder } = watched.watcher.status;
+  return { ready: up && problem === undefined, release, buildId: buildIdIn(builder), problem };
 }

@@ -33,7 +33,8 @@ export async function qemuHost(
   const uri = uriOf(ctx, host);
   const libvirt = await sharedLibvirt(machine, { uri, signal: ctx.signal });
   const options = { signal: ctx.signal };
-  const capabilities = parseCapabilities(await libvirt.capabilities(options));
+  const [text, node] = await Promise.all([libvirt.capabilities(options), libvirt.node.info(options)]);
+  const capabilities = parseCapabilities(text);
   const kvm = ctx.inventory.get(host)?.observed?.["kvm"] === true;
   const asked = new Map<string, { arch: Arch; machine: string; type: string }>();
   for (const one of want) {
@@ -51,5 +52,10 @@ export async function qemuHost(
       ),
     ),
   );
-  return { address: host, machine, libvirt, facts: { host: capabilities, kvm, domains } };
+  return {
+    address: host,
+    machine,
+    libvirt,
+    facts: { host: capabilities, kvm, domains, ...(node.mhz > 0 && { mhz: node.mhz }) },
+  };
 }

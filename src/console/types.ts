@@ -67,6 +67,8 @@ export interface ConsoleStatus {
   readonly stage: "nothing" | "firmware" | "bootloader" | "kernel" | "init" | "up";
   /** From "Linux version": what `uname -r` says. */
   readonly release: string | undefined;
+  /** Of the same line, who built it and where: `user@host` (KBUILD_BUILD_USER, KBUILD_BUILD_HOST). */
+  readonly builder: string | undefined;
   /** The rest of that line from its `#` on: what `uname -v` says. */
   readonly version: string | undefined;
   /** 40 hexadecimal digits, where the kernel prints them in its reports (CONFIG_STACKTRACE_BUILD_ID). */

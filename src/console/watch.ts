@@ -65,6 +65,7 @@ export class ConsoleWatcher {
   #starts = { firmware: 0, kernel: 0 };
   #stage: ConsoleStatus["stage"] = "nothing";
   #release: string | undefined;
+  #builder: string | undefined;
   #version: string | undefined;
   #buildId: string | undefined;
   #boots = 0;
@@ -131,6 +132,7 @@ export class ConsoleWatcher {
     return {
       stage: this.#stage,
       release: this.#release,
+      builder: this.#builder,
       version: this.#version,
       buildId: this.#buildId,
       boots: this.#boots,
@@ -225,6 +227,7 @@ export class ConsoleWatcher {
     this.#stage = "kernel";
     this.#stamped = part.time !== undefined;
     this.#release = match[1];
+    this.#builder = /^\((\S+@\S+?)\)/.exec(match[2] ?? "")?.[1];
     const at = match[2]?.indexOf("#") ?? -1;
     this.#version = at < 0 ? undefined : match[2]?.slice(at).trim();
     this.#boots += 1;

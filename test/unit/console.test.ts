@@ -109,6 +109,7 @@ describe("what a console tells", () => {
     );
     expect(watcher.status).toMatchObject({
       release: "6.9.1-lab",
+      builder: "me@host",
       version: "#7 SMP PREEMPT Mon Jan 1",
       buildId: "0123456789".repeat(4),
       boots: 1,
