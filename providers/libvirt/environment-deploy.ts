@@ -21,6 +21,26 @@ export interface Deployment {
   readonly images: BootImages;
 }
 
+/** How far a deployment is, or how it ended: kept with its row as it goes. (`completed` is what a machine that is up shows itself.) */
+export type DeploymentStatus =
+  | "pending"
+  | "transferring"
+  | "booting"
+  | "verifying"
+  | "failed"
+  | "rolled_back"
+  | "unverified";
+
+/** Durable before it returns; says it to who follows the run as well. */
+export async function mark(
+  ctx: OperationContext,
+  status: DeploymentStatus,
+  data: { readonly host?: Address; readonly attempt?: number },
+): Promise<void> {
+  await ctx.checkpoint(status, { ...data });
+  ctx.progress(undefined, status.replace("_", " "));
+}
+
 /** What an environment's machine has that its spec says nothing of. */
 const PLAIN_VM = {
   type: "vm",
@@ -163,22 +183,34 @@ export async function clear(host: QemuHost, instance_id: string, signal: AbortSi
   await host.machine.exec(sh`rm -rf -- ${`${ENVIRONMENTS}/${instance_id}`}`, { signal });
 }
 
-/** Puts everything there, boots it and waits until it is up: the stages of one deployment on one host. */
+/** The stages of one deployment on one host, with its status as it goes; how it ended stays with its row. */
 export async function deploy(ctx: OperationContext, address: Address, deployment: Deployment): Promise<Verified> {
+  try {
+    return await carryOut(ctx, address, deployment);
+  } catch (error) {
+    // What was cut off stays where it was.
+    if (!(error instanceof LabError) || ctx.signal.aborted) throw error;
+    await mark(ctx, error.code === "E_BOOT_UNVERIFIED" ? "unverified" : "failed", { host: address });
+    throw error;
+  }
+}
+
+/** Puts everything there, boots it and waits until it is up. */
+async function carryOut(ctx: OperationContext, address: Address, deployment: Deployment): Promise<Verified> {
   const { desired } = deployment;
   const arch = desired.vm.arch ?? "x86_64";
   const host = await qemuHost(ctx, address, [
     { arch, ...(desired.vm.machine !== undefined && { machine: desired.vm.machine }) },
   ]);
-  await ctx.checkpoint("transferring", { host: address });
+  await mark(ctx, "transferring", { host: address });
   const placed = await ctx.stage("transfer", () => transfer(ctx, host, deployment));
   const model = modelOf(ctx, host, deployment, placed);
   const attempts = (desired.boot.attempts ?? 1) + 1;
   for (let attempt = 1; ; attempt++) {
     try {
-      await ctx.checkpoint("booting", { host: address, attempt });
+      await mark(ctx, "booting", { host: address, attempt });
       const domain = await ctx.stage("boot", () => start(ctx, host, deployment, model));
-      await ctx.checkpoint("verifying", { host: address, attempt });
+      await mark(ctx, "verifying", { host: address, attempt });
       return await ctx.stage("verify", () => verify(ctx, host, deployment, model, domain));
     } catch (error) {
       const again =
@@ -191,7 +223,24 @@ export async function deploy(ctx: OperationContext, address: Address, deployment
   }
 }
 
+/** Looks once more, from the first byte, where the time was too short: a busy host may only be slow. */
 async function verify(
+  ctx: OperationContext,
+  host: QemuHost,
+  deployment: Deployment,
+  model: VmModel,
+  domain: Domain,
+): Promise<Verified> {
+  try {
+    return await verifyOnce(ctx, host, deployment, model, domain);
+  } catch (error) {
+    if (!(error instanceof LabError) || error.code !== "E_BOOT_UNVERIFIED" || ctx.signal.aborted) throw error;
+    ctx.log("warn", `${deployment.address} is not shown to be up yet: looking again (retry 1)`);
+    return verifyOnce(ctx, host, deployment, model, domain);
+  }
+}
+
+async function verifyOnce(
   ctx: OperationContext,
   host: QemuHost,
   deployment: Deployment,

@@ -126,7 +126,7 @@ export const environmentSchema = {
       enum: ["rollback", "keep", "cleanup"],
       default: "cleanup",
       description:
-        "When no host boots it: go back to what booted last, keep the failed machine to look at, or take it away. Its console is kept in any case.",
+        "When no host boots it: go back to what booted last, keep the failed machine to look at (the error says how to reach its console, and how to let it go), or take it away. Its console is kept in any case. One that runs and was only not seen to be up in time is kept.",
     },
     kernel_digest: { type: "string", description: "SHA-256 of the kernel.", "x-labctl": { derived: true } },
     initrd_digest: { type: "string", description: "SHA-256 of the initial RAM disk.", "x-labctl": { derived: true } },
@@ -142,6 +142,11 @@ export const environmentAttributes = {
     domain: { type: "string", description: "Its name in libvirt." },
     running: { type: "boolean", description: "Whether it runs." },
     ready: { type: "boolean", description: "Whether its console says that it came up, and nothing worse since." },
+    status: {
+      type: "string",
+      enum: ["completed", "failed", "unverified"],
+      description: "What the machine shows of its deployment: up, dead, or running and not seen to be up.",
+    },
     release: { type: "string", description: "What its kernel says on the console that it is." },
     build_id: {
       type: "string",

@@ -44,7 +44,8 @@ export function watcherOptions(ready: Ready): { readonly markers?: readonly stri
 
 /**
  * Follows a console from its first byte until the machine is up, or will not be: a panic, a hang, silence, a machine that stopped and
- * a kernel that is another one are seen at once. Rejects with E_BOOT_CRASHED, E_BOOT_HUNG, E_BOOT_STALE, E_CANCELLED.
+ * a kernel that is another one are seen at once. Rejects with E_BOOT_CRASHED, E_BOOT_HUNG,
+ * E_BOOT_STALE, E_CANCELLED, and with E_BOOT_UNVERIFIED where the time is over and nothing of that was seen.
  */
 export async function verifyBoot(machine: Machine, options: VerifyOptions): Promise<Verified> {
   const { address, ready } = options;
@@ -66,8 +67,7 @@ export async function verifyBoot(machine: Machine, options: VerifyOptions): Prom
     if (isReady(event, ready)) settled ??= setTimeout(() => decide("up"), ready === "init" ? SETTLE : 0);
   });
   const late = setTimeout(() => {
-    const tail = watched.watcher.tail(LINES);
-    fail("E_BOOT_HUNG", { title: `not up after ${Math.round(options.timeout / 1000)} s`, lines: tail });
+    decide(unverified(address, options.timeout, watched.watcher.tail(LINES)));
   }, options.timeout);
   const alive = setInterval(() => {
     void options.running().then(
@@ -140,14 +140,26 @@ export function requireKernelPlaced(
   throw stale(`${found.release} built by ${found.builder ?? "nobody knows whom"}`, `the build ${placed.buildId}`);
 }
 
+/** Neither up nor dead: it goes on saying things, and not what it should. */
+function unverified(address: string, timeout: number, tail: readonly string[]): LabError {
+  const title = `${address}: not shown to be up after ${Math.round(timeout / 1000)} s`;
+  return new LabError("E_BOOT_UNVERIFIED", `${title}\n${linesOf(tail)}`, {
+    address,
+    hint: "see `boot: { ready, timeout }`: what is waited for, and how long",
+  });
+}
+
+function linesOf(lines: readonly string[]): string {
+  return lines.length === 0 ? "its console said nothing" : lines.slice(0, LINES).join("\n");
+}
+
 function bootError(
   code: "E_BOOT_CRASHED" | "E_BOOT_HUNG",
   address: string,
   title: string,
   lines: readonly string[],
 ): LabError {
-  const shown = lines.length === 0 ? "its console said nothing" : lines.slice(0, LINES).join("\n");
-  return new LabError(code, `${address}: ${title}\n${shown}`, {
+  return new LabError(code, `${address}: ${title}\n${linesOf(lines)}`, {
     address,
     hint: `the whole console is in the run's log: labctl logs last ${address}`,
   });

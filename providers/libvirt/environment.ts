@@ -14,7 +14,7 @@ import {
   selectionError,
   sh,
 } from "../../src/index.ts";
-import { clear, deploy, type Deployment, ENVIRONMENTS, findDomain, stop } from "./environment-deploy.ts";
+import { clear, deploy, type Deployment, ENVIRONMENTS, findDomain, mark, stop } from "./environment-deploy.ts";
 import { bootImages, derivedDigests, digestOf } from "./environment-images.ts";
 import {
   environmentAttributes,
@@ -23,8 +23,8 @@ import {
   environmentSchema,
 } from "./environment-model.ts";
 import { selectHost } from "./environment-select.ts";
-import { readConsole, type Ready } from "./environment-verify.ts";
-import { qemuHost, type QemuHost } from "./host-facts.ts";
+import { type ConsoleReading, readConsole, type Ready } from "./environment-verify.ts";
+import { qemuHost, type QemuHost, uriOf } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
 import { CLOCK_HINT } from "./model/vm-resolve.ts";
 import { reachGuest } from "./reach.ts";
@@ -80,6 +80,7 @@ async function observe(ctx: KindContext, host: QemuHost, domain: Domain, ready: 
     domain: model.name,
     running,
     ready: running && seen.ready,
+    status: statusOf(running, seen),
     ...(seen.release !== undefined && { release: seen.release }),
     ...(seen.buildId !== undefined && { build_id: seen.buildId }),
     ...(kernel !== undefined && { kernel_digest: kernel }),
@@ -92,6 +93,15 @@ async function observe(ctx: KindContext, host: QemuHost, domain: Domain, ready: 
     ...(log !== undefined && { console: log }),
     ...(seen.problem !== undefined && { problem: seen.problem }),
   };
+}
+
+/** What the machine shows of its deployment. Pure. */
+export function statusOf(
+  running: boolean,
+  seen: Pick<ConsoleReading, "ready" | "problem">,
+): NonNullable<EnvironmentObserved["status"]> {
+  if (!running || seen.problem !== undefined) return "failed";
+  return seen.ready ? "completed" : "unverified";
 }
 
 async function recorded(machine: Machine, log: string, signal: AbortSignal): Promise<Buffer> {
@@ -128,6 +138,8 @@ async function bringUp(
   deployment: Deployment,
 ): Promise<Address> {
   const { desired, address, instance_id } = item;
+  const seen = item.observed?.host ?? item.prior?.observed?.host;
+  await mark(ctx, "pending", { ...(seen !== undefined && { host: seen }) });
   const failed = new Set<Address>();
   let last: LabError | undefined;
   for (;;) {
@@ -197,6 +209,7 @@ async function afterFailure(
           images: await bootImages(ctx, item.address, desired),
         }),
       );
+      await mark(ctx, "rolled_back", { host: good.host });
       return new LabError(
         error.code,
         `${error.message}\nrolled back to the kernel ${known.slice(0, 12)} on ${good.host}`,
@@ -210,17 +223,46 @@ async function afterFailure(
       ctx.log("error", `the rollback failed too: ${cause instanceof Error ? cause.message : String(cause)}`);
     }
   }
-  if (how === "keep") return error;
-  for (const host of hosts) await clearQuietly(ctx, host, item.instance_id);
   const offer =
-    how !== "rollback" && known !== undefined ? "; `on_failure: rollback` goes back to what booted last" : "";
-  return offer === ""
-    ? error
-    : new LabError(error.code, error.message, {
-        address: item.address,
-        hint: `${error.hint ?? ""}${offer}`,
-        cause: error,
-      });
+    how !== "rollback" && good?.ready === true && known !== undefined
+      ? [`\`labctl rollback ${item.address}\` goes back to what booted last`]
+      : [];
+  // What runs, and only was not seen to be up, may yet be.
+  if (how === "keep" || error.code === "E_BOOT_UNVERIFIED")
+    return hinted(error, item.address, [...(await keptHint(ctx, item, hosts)), ...offer]);
+  for (const host of hosts) await clearQuietly(ctx, host, item.instance_id);
+  return hinted(error, item.address, offer);
+}
+
+/** How to look at a machine that is left as it is, and how to let it go. Empty where nothing of it is there. */
+async function keptHint(
+  ctx: OperationContext,
+  item: ReconcileItem<EnvironmentDesired, EnvironmentObserved>,
+  hosts: readonly Address[],
+): Promise<string[]> {
+  for (const address of hosts) {
+    try {
+      const domain = await findDomain(await qemuHost(ctx, address), item.instance_id, ctx.signal);
+      if (domain === undefined) continue;
+      return [
+        `it is kept on ${address}: \`labctl ssh ${address}\`, and there \`virsh -c ${uriOf(ctx, address)} console ${domain.name}\``,
+        `\`labctl destroy --target ${item.address}\` lets it go`,
+      ];
+    } catch (error) {
+      if (!(error instanceof LabError) || ctx.signal.aborted) throw error;
+    }
+  }
+  return [];
+}
+
+function hinted(error: LabError, address: Address, more: readonly string[]): LabError {
+  if (more.length === 0) return error;
+  return new LabError(error.code, error.message, {
+    address,
+    hint: [...(error.hint === undefined ? [] : [error.hint]), ...more].join("; "),
+    retryable: error.retryable,
+    cause: error,
+  });
 }
 
 export const environment = defineKind({
@@ -283,9 +325,15 @@ Where a host fails, the next one that fits is tried.`,
       ...(desired.vm.machine !== undefined && { machine: desired.vm.machine }),
       running: true,
       ready: true,
+      // A console that does not tell proves nothing.
+      ...(observed.release !== undefined && { release: desired.boot.release }),
     };
     const seen = observed as unknown as Readonly<Record<string, string | number | boolean | undefined>>;
-    const coming: Readonly<Record<string, string>> = { kernel_digest: "boot.kernel", initrd_digest: "boot.initrd" };
+    const coming: Readonly<Record<string, string>> = {
+      kernel_digest: "boot.kernel",
+      initrd_digest: "boot.initrd",
+      release: "boot.release",
+    };
     return Object.entries(wanted).flatMap(([path, after]) => {
       const before = seen[path];
       // What is yet to be built is another one than what is there.

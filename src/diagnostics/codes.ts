@@ -134,6 +134,7 @@ export const CODES = {
   E_QEMU: { exit: 6, title: "QEMU failed" },
   E_BOOT_CRASHED: { exit: 7, title: "the kernel died before it was ready" },
   E_BOOT_HUNG: { exit: 7, title: "the kernel did not become ready in time" },
+  E_BOOT_UNVERIFIED: { exit: 7, title: "a machine was not shown to be up in time" },
   E_BOOT_STALE: { exit: 7, title: "another kernel came up than the one placed" },
   E_GUEST_CRASHED: { exit: 6, title: "the machine died while the command ran" },
   E_GUEST_HUNG: { exit: 6, title: "the machine hung while the command ran" },

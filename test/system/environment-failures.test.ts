@@ -26,7 +26,7 @@ async function fresh(): Promise<void> {
   spec();
 }
 
-function spec(boot: object = {}): void {
+function spec(boot: object = {}, more: object = {}): void {
   ws.write("pipeline.yaml", {
     labctl: 1,
     name: "ci",
@@ -42,6 +42,7 @@ function spec(boot: object = {}): void {
           attempts: 0,
           ...boot,
         },
+        ...more,
       },
     },
   });
@@ -150,7 +151,26 @@ describe("a deployment that is cut off", () => {
       code: "E_BOOT_STALE",
       message: expect.stringContaining(`it is ${kernel.release}, and 9.9.9-lab was placed`),
     });
+    expect(run.summary.problems[0]?.hint).toContain("`labctl rollback environment.smoke` goes back");
     expect(await domains()).toBe("");
+    expect((await ws.run(["show", "environment.smoke"])).output).toMatch(/stopped at +failed/);
+  });
+
+  test("what is not seen to be up in time is looked for once more, marked unverified, and left running", {
+    timeout: 120_000,
+  }, async () => {
+    spec({ ready: { marker: "lab-env: never said" }, timeout: "4s" });
+    const run = await ws.apply([], 7);
+    const [problem] = run.summary.problems;
+    expect(problem?.code).toBe("E_BOOT_UNVERIFIED");
+    expect(problem?.hint).toContain("`virsh -c qemu:///system console lab-ci-smoke`");
+    expect(problem?.hint).toContain("`labctl destroy --target environment.smoke` lets it go");
+    expect(run.output).toContain("looking again (retry 1)");
+    expect(await virt.virsh("list", "--name", "--state-running")).toBe("lab-ci-smoke");
+    expect((await ws.run(["show", "environment.smoke"])).output).toMatch(/stopped at +unverified/);
+    spec();
+    await converges();
+    expect((await ws.run(["show", "environment.smoke"])).output).toMatch(/status: +"completed"/);
   });
 
   test("destroy takes it all away", { timeout: 120_000 }, async () => {
