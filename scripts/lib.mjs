@@ -77,6 +77,9 @@ const PEERS = {
   dnsmasq: "dnsmasq-base",
 };
 
+/** What it takes to build a kernel besides. */
+export const KERNEL_PEERS = { flex: "flex", bison: "bison", bc: "bc", rsync: "rsync" };
+
 function has(program) {
   const path = `${process.env.PATH ?? ""}:/usr/sbin:/sbin`;
   return (
@@ -85,10 +88,11 @@ function has(program) {
 }
 
 /** Installs the peers that are missing where that may be done, and says so; returns those that stay missing. */
-export function installPeers() {
-  const missing = Object.keys(PEERS).filter((program) => !has(program));
+export function installPeers(more = {}) {
+  const peers = { ...PEERS, ...more };
+  const missing = Object.keys(peers).filter((program) => !has(program));
   if (missing.length === 0) return [];
-  const packages = missing.map((program) => PEERS[program]);
+  const packages = missing.map((program) => peers[program]);
   if (process.getuid?.() !== 0 || !has("apt-get")) return missing;
   process.stdout.write(`Installing what the tests talk to: ${packages.join(" ")}\n`);
   const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };

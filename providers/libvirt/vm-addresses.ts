@@ -99,13 +99,14 @@ export function refuseAddresses(ctx: KindContext, address: Address, desired: VmD
     const on = ctx.inventory.get(`network.${network}`);
     const asked = parseIp(ip);
     if (on === undefined || asked === undefined) continue;
-    const cidr = typeof on.desired["cidr"] === "string" ? parseCidr(on.desired["cidr"]) : undefined;
+    const written = on.desired["cidr"];
+    const cidr = typeof written === "string" ? parseCidr(written) : undefined;
     if (on.desired["dhcp"] === false) {
       throw wrong(`${ip} is given by DHCP, which is off on ${on.address}`, "`dhcp: true` there, or no `address` here");
     }
     if (cidr === undefined || !cidrHolds(cidr, asked)) {
       throw wrong(
-        `${ip} is no address of ${on.address}, which has ${cidr === undefined ? "none" : String(on.desired["cidr"])}`,
+        `${ip} is no address of ${on.address}, which has ${typeof written === "string" ? written : "none"}`,
         "an address of its `cidr`",
       );
     }

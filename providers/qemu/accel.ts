@@ -130,15 +130,18 @@ function trialArguments(arch: GuestArch, accel: Accel): TrialGuest | undefined {
  * cli; xor ax, ax; mov ds, ax; lgdt [0x7c30]; cr0 |= 1; jmp 8:0x7c18; then with 32 bits: ecx = 2^25; dec ecx; jnz; write TOKEN
  * to the exit device; hlt for ever. In protected mode, since old processors emulate real mode and run this natively.
  */
-const BOOT_SECTOR = [
-  ...[0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x0f, 0x01, 0x16, 0x40, 0x7c, 0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0],
-  ...[0x66, 0xea, 0x1a, 0x7c, 0x00, 0x00, 0x08, 0x00],
-  ...[0xb9, 0x00, 0x00, 0x00, 0x02, 0x49, 0x75, 0xfd, 0xb0, TOKEN, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd],
-  // Padding up to the table of segments at 0x30: nothing, and flat code. Its size and address follow at 0x40.
-  ...Array.from({ length: 0x30 - 41 }, () => 0),
-  ...[0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0x00, 0x00, 0x00, 0x9b, 0xcf, 0x00],
-  ...[0x0f, 0x00, 0x30, 0x7c, 0x00, 0x00],
-];
+const BOOT_SECTOR = Buffer.from(
+  [
+    "fa31c08ed80f0116407c0f20c00c010f22c0",
+    "66ea1a7c00000800",
+    `b9000000024975fdb0${TOKEN.toString(16)}e6f4f4ebfd`,
+    // Padding up to the table of segments at 0x30: nothing, and flat code. Its size and address follow at 0x40.
+    "00000000000000",
+    "0000000000000000ffff0000009bcf00",
+    "0f00307c0000",
+  ].join(""),
+  "hex",
+);
 
 /** Node.js' names of architectures. */
 const HOSTS: Readonly<Record<string, GuestArch>> = {

@@ -3,7 +3,7 @@
  * LABCTL_LINUX_SOURCE names a linux-source-*.tar.xz that is there already.
  */
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -19,6 +19,7 @@ import { scanDirectory, sha256File } from "../../providers/build/source-director
 import type { Machine } from "../../src/index.ts";
 import { createMachinePool, type ResettablePool } from "../../src/transport/index.ts";
 import { digestOf, GCC, watch, WORKDIR } from "../support/build-lab.ts";
+import { linuxSource } from "../support/linux-source.ts";
 import { startMachine, type TestMachine } from "../support/sshd.ts";
 
 const MINUTE = 60_000;
@@ -33,7 +34,7 @@ describe("a kernel from Debian's source", () => {
 
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), "labctl-kernel-"));
-    tarball = process.env["LABCTL_LINUX_SOURCE"] ?? download(folder);
+    tarball = linuxSource(folder);
     host = await startMachine({ name: "builder", setup: `mkdir -p ${WORKDIR}; chown lab ${WORKDIR}` });
     pool = createMachinePool({ env: host.env });
     machine = pool.machine(host.connection());
@@ -233,11 +234,3 @@ describe("a kernel from Debian's source", () => {
     ).toBe("");
   });
 });
-
-/** Debian's package, without installing it. */
-function download(folder: string): string {
-  execFileSync("apt-get", ["download", "linux-source-6.1"], { cwd: folder, stdio: "ignore" });
-  const [file = ""] = readdirSync(folder).filter((name) => name.endsWith(".deb"));
-  execFileSync("dpkg-deb", ["-x", file, "package"], { cwd: folder });
-  return join(folder, "package/usr/src/linux-source-6.1.tar.xz");
-}
