@@ -78,12 +78,13 @@ const PEERS = {
 };
 
 /** What it takes to build a kernel besides. */
-export const KERNEL_PEERS = { flex: "flex", bison: "bison", bc: "bc", rsync: "rsync" };
+export const KERNEL_PEERS = { flex: "flex", bison: "bison", bc: "bc", "/usr/include/gelf.h": "libelf-dev" };
 
 function has(program) {
   const path = `${process.env.PATH ?? ""}:/usr/sbin:/sbin`;
   return (
-    spawnSync("sh", ["-c", `command -v "$1"`, "sh", program], { env: { ...process.env, PATH: path } }).status === 0
+    spawnSync("sh", ["-c", `command -v "$1" || test -e "$1"`, "sh", program], { env: { ...process.env, PATH: path } })
+      .status === 0
   );
 }
 
