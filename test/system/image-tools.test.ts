@@ -77,7 +77,8 @@ describe("disk images, against qemu-img", () => {
       "--object",
       "secret,id=s,data=x",
       "-o",
-      "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+      // Not LUKS: qemu-img measures the processor for its key, and refuses to on a busy machine.
+      "encrypt.format=aes,encrypt.key-secret=s",
       "secret.qcow2",
       "1M",
     );

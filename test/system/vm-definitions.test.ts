@@ -163,11 +163,10 @@ describe("definitions of machines and QEMU's driver", () => {
   });
 
   test("keeps devices in their places, and the version of the machine type, where a definition replaces another", () => {
-    const base = sample(400, vmArbitrary({ definable: true, type: "vm" })).filter(
+    const runnable = vmArbitrary({ definable: true, type: "vm" }).filter(
       (model) => unsupported(model, facts).length === 0 && model.machine === "q35" && model.networks.length > 0,
     );
-    expect(base.length).toBeGreaterThan(3);
-    for (const model of base.slice(0, 5)) {
+    for (const model of sample(5, runnable)) {
       const before = defineAll(virt.uri, [model]).get(model.uuid) ?? "";
       const wanted: VmModel = {
         ...model,
