@@ -1,10 +1,12 @@
-// `npm run test:package`: packs labctl, installs the package in an empty folder, runs it there, and compiles a provider
-// against its types.
+// `npm run test:package`: packs labctl, installs the package in an empty folder, runs it there under each release of Node.js
+// that it is for, and compiles a provider against its types.
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync, symlinkSync, mkdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
+/** Those that labctl is for. */
+const RELEASES = [20, 22, 24];
 const folder = mkdtempSync(join(tmpdir(), "labctl-package-"));
 const root = process.cwd();
 
@@ -24,9 +26,25 @@ try {
   must("npm install", "npm", ["install", "--no-audit", "--no-fund", "--prefer-offline", tarball]);
   const labctl = join(folder, "node_modules/.bin/labctl");
   must("labctl --version", labctl, ["--version"]);
-  must("labctl init", labctl, ["init", "lab"]);
-  must("labctl apply", labctl, ["apply", "lab", "--auto-approve"]);
-  must("labctl plan is empty", labctl, ["plan", "lab", "--detailed-exitcode"]);
+  const nodes = RELEASES.map((release) => [
+    `node-${release}`,
+    `npm:node-${process.platform}-${process.arch}@${release}`,
+  ]);
+  must("Node.js in all its releases", "npm", [
+    "install",
+    "--no-audit",
+    "--no-fund",
+    "--prefer-offline",
+    ...nodes.map((one) => one.join("@")),
+  ]);
+  for (const [name] of nodes) {
+    const node = join(folder, "node_modules", name, "bin/node");
+    const under = (...args) => must(`labctl ${args.join(" ")} (${name})`, node, [labctl, ...args]);
+    under("init", name);
+    under("apply", name, "--auto-approve");
+    under("plan", name, "--detailed-exitcode");
+    under("destroy", name, "--auto-approve");
+  }
   writeFileSync(
     join(folder, "provider.ts"),
     [

@@ -127,8 +127,7 @@ export const buildSchema = {
       minimum: -1000,
       maximum: 1000,
       default: 0,
-      description:
-        "Which waiting build goes first. Kept with the build, and not used yet: those that wait for a full server take turns in no fixed order.",
+      description: "Which waiting build goes first: the higher, then the older.",
       examples: [10],
     },
     requires: REQUIRES_SCHEMA,

@@ -53,6 +53,8 @@ export interface BuildProgress {
 
 export interface BuildObserver {
   readonly signal?: AbortSignal;
+  /** The build runs on the server, and is counted there; also where it ran already. */
+  readonly onStarted?: () => void;
   /** The log as it comes, from its first byte; a second try begins with a line of its own. */
   readonly onLog?: (chunk: Buffer) => void;
   readonly onProgress?: (progress: BuildProgress) => void;

@@ -1,18 +1,21 @@
 import {
   type Address,
+  type Allocation,
   type BuildRecord,
+  type Candidate,
   defineKind,
   explainChoice,
   type KindContext,
   LabError,
-  nextCandidate,
   type OperationContext,
+  passes,
   type Reading,
   readRequirements,
   type Requirements,
   select,
   type Selection,
   selectionError,
+  waitingText,
 } from "../../src/index.ts";
 import { buildAttributes, type BuildDesired, type BuildObserved, buildSchema } from "./build-model.ts";
 import { cancelBuild } from "./cancel.ts";
@@ -30,6 +33,21 @@ interface Offer {
   readonly digest: string;
 }
 
+/** What there is to choose from. */
+interface Servers {
+  readonly offers: readonly Offer[];
+  readonly running: Offer | undefined;
+  /** Servers are there, and none of them has the compiler that was planned with. */
+  readonly stale: boolean;
+  readonly candidates: readonly Candidate[];
+}
+
+/** Where it is built; leased, but where it runs there already. */
+interface Place {
+  readonly offer: Offer;
+  readonly allocation?: Allocation;
+}
+
 /** Failures of a machine, not of the build: another server may do. */
 const OF_THE_SERVER = new Set([
   "E_DISCONNECTED",
@@ -44,9 +62,6 @@ const OF_THE_SERVER = new Set([
   "E_HOST_KEY_UNKNOWN",
   "E_HOST_KEY_CHANGED",
 ]);
-
-/** How often it is looked whether a busy server is free again. Milliseconds. */
-const POLL_MS = 5_000;
 
 function requirementsOf(desired: BuildDesired): Requirements {
   const said = readRequirements(desired.requires as Parameters<typeof readRequirements>[0]);
@@ -74,12 +89,14 @@ function wantedOf(desired: BuildDesired): { readonly toolchain: string; readonly
   return { toolchain: desired.toolchain ?? "gcc", arch: desired.arch ?? "x86_64" };
 }
 
+/** The servers that could do it, now or another time. */
+function ableOf({ ranking, rejected }: Selection): Address[] {
+  return [...ranking, ...rejected.filter((one) => !one.permanent)].map((one) => one.address);
+}
+
 /** What the build would be on each server that could ever do it. */
 function offersOf(prepared: PreparedBuild, servers: readonly PoolServer[], selection: Selection): Offer[] {
-  const able = new Set([
-    ...selection.ranking.map((one) => one.address),
-    ...selection.rejected.filter((one) => !one.permanent).map((one) => one.address),
-  ]);
+  const able = new Set(ableOf(selection));
   return servers.flatMap((server) => {
     if (!able.has(server.address) || server.compiler === undefined) return [];
     const inputs = inputsOf(prepared, server.compiler);
@@ -145,59 +162,96 @@ class Construction {
   async run(digest: string | undefined, sticky: string | undefined): Promise<BuildRecord> {
     let approved = digest;
     for (let last: LabError | undefined; ; ) {
-      const offer = await this.#offer(approved, sticky, last);
+      const place = await this.#take(approved, sticky, last);
+      const { offer, allocation } = place;
       approved = offer.digest;
       try {
-        return await this.#on(offer);
+        return await this.#on(place);
       } catch (error) {
         if (!(error instanceof LabError) || !OF_THE_SERVER.has(error.code) || this.#ctx.signal.aborted) throw error;
         this.#failed.add(offer.server.address);
         last = error;
         this.#ctx.log("warn", `${offer.server.address} failed the build (${error.message}): trying another server`);
+      } finally {
+        await allocation?.release();
       }
     }
   }
 
-  /** A server that has room and makes this very build; waits for one. */
-  async #offer(digest: string | undefined, sticky: string | undefined, last: LabError | undefined): Promise<Offer> {
-    for (;;) {
-      const servers = await buildServers(this.#ctx, wantedOf(this.#desired), { fresh: true });
-      const { request, selection } = selectionOf(this.#address, this.#desired, servers, sticky);
-      const offers = offersOf(this.#prepared, servers, selection).filter(
-        (one) => digest === undefined || one.digest === digest,
-      );
-      const approved = selection.ranking.filter((one) => offers.some((offer) => offer.server.address === one.address));
-      const next = nextCandidate(approved, this.#failed);
-      const chosen = offers.find((one) => one.server.address === next?.address);
-      if (next !== undefined && chosen !== undefined) {
-        this.#ctx.log("info", `building on ${explainChoice(selection, next.address)}`);
-        return chosen;
-      }
-      if (last !== undefined) throw last;
-      if (selection.verdict === "never") throw selectionError(request, selection);
-      const waiting = offers.filter((one) => !this.#failed.has(one.server.address));
-      if (waiting.length === 0 || this.#ctx.noWait === true || !isFull(waiting, selection)) {
-        if (selection.verdict === "busy") throw selectionError(request, selection);
-        throw new LabError(
-          "E_PLAN_STALE",
-          `${this.#address}: no server has the compiler any more that the plan was made for`,
-          {
-            address: this.#address,
-            hint: "plan again: the build would come out differently now",
+  /** The servers as they are now: where this very build runs, where it may be built, and all that there is to say of them. */
+  async #look(digest: string | undefined, sticky: string | undefined): Promise<Servers> {
+    const servers = await buildServers(this.#ctx, wantedOf(this.#desired), { fresh: true });
+    const { selection } = selectionOf(this.#address, this.#desired, servers, sticky);
+    const offers = offersOf(this.#prepared, servers, selection).filter(
+      (one) => digest === undefined || one.digest === digest,
+    );
+    const running = offers.find((one) => one.server.active.includes(one.digest) && !this.#failed.has(addressOf(one)));
+    const able = new Set(ableOf(selection));
+    const others = servers.filter(
+      (one) => !able.has(one.address) || (one.candidate.status !== "online" && one.compiler === undefined),
+    );
+    const stale = offers.length === 0 && others.length < servers.length;
+    return {
+      offers,
+      running,
+      stale,
+      candidates: [...offers.map((one) => one.server), ...others].map((one) => one.candidate),
+    };
+  }
+
+  /** A place on a server that makes this very build; waits for one. Where it runs already, it needs none. */
+  async #take(digest: string | undefined, sticky: string | undefined, last: LabError | undefined): Promise<Place> {
+    const ctx = this.#ctx;
+    let now = await this.#look(digest, sticky);
+    if (now.running !== undefined) return { offer: now.running };
+    const estimate = await this.#estimate();
+    let first: Servers | undefined = now;
+    try {
+      const allocation = await ctx.scheduler.allocate(
+        {
+          what: this.#address,
+          requires: requirementsOf(this.#desired),
+          // Builds share the processors and the memory of a server: what is required of it is not taken from others.
+          amounts: { builds: 1 },
+          priority: this.#desired.priority ?? 0,
+          ...(sticky !== undefined && { sticky }),
+          ...(estimate !== undefined && { estimate }),
+        },
+        {
+          candidates: async () => {
+            now = first ?? (await this.#look(digest, sticky));
+            first = undefined;
+            if (now.stale && last === undefined) throw staleError(this.#address);
+            return now.candidates;
           },
-        );
-      }
-      this.#ctx.progress(undefined, `queued: waiting for ${waiting.map((one) => one.server.address).join(", ")}`);
-      await pause(POLL_MS, this.#ctx.signal);
+          failed: this.#failed,
+          wait: ctx.noWait !== true,
+          waitFor: passes,
+          signal: ctx.signal,
+          onWaiting: (waiting) => {
+            const text = waitingText(waiting);
+            ctx.progress(undefined, text);
+            ctx.log("info", text);
+          },
+        },
+      );
+      const offer = now.offers.find((one) => addressOf(one) === allocation.address);
+      if (offer === undefined) throw new LabError("E_INTERNAL", "a server was chosen that offers no build");
+      ctx.log("info", `building on ${explainChoice(allocation.selection, allocation.address)}`);
+      return { offer, allocation };
+    } catch (error) {
+      const refused = error instanceof LabError && (error.code === "E_NEVER_FITS" || error.code === "E_BUSY");
+      throw refused && last !== undefined ? last : error;
     }
   }
 
-  async #on(offer: Offer): Promise<BuildRecord> {
+  async #on({ offer, allocation }: Place): Promise<BuildRecord> {
     const { inputs, digest, server } = offer;
     const ctx = this.#ctx;
     const machine = ctx.machine(server.address);
     const { compiler } = server;
     if (compiler === undefined) throw new LabError("E_INTERNAL", "a server was chosen without a compiler");
+    const signal = allocation === undefined ? ctx.signal : AbortSignal.any([ctx.signal, allocation.lost]);
     const started = Date.now();
     const record: BuildRecord = {
       ...newRecord(digest, this.#name, inputs, this.#prepared, ctx.lab.run),
@@ -249,7 +303,13 @@ class Construction {
             ...(expected !== undefined && { expectedSteps: expected }),
           },
           {
-            signal: ctx.signal,
+            signal,
+            onStarted: () =>
+              void allocation
+                ?.placed()
+                .catch((error: unknown) =>
+                  ctx.log("warn", `its place could not be marked as in use: ${String(error)}`),
+                ),
             onLog: (chunk) => ctx.output("stdout", chunk),
             onProgress: ({ phase, percent }) => ctx.progress(percent === undefined ? undefined : percent / 100, phase),
             onNote: (text) => ctx.log("info", text),
@@ -269,10 +329,11 @@ class Construction {
         });
       }
       await finish(outcome.is, { problem: { code: outcome.error.code, message: outcome.error.message } });
+      if (allocation?.lost.aborted === true && !ctx.signal.aborted) throw allocation.lost.reason as LabError;
       throw outcome.error;
     } catch (error) {
       if (error instanceof LabError && (await ctx.artifacts.build(digest))?.status === "building") {
-        const status = ctx.signal.aborted ? "cancelled" : "failed";
+        const status = signal.aborted ? "cancelled" : "failed";
         await ctx.artifacts.updateBuild(digest, (now) => ({
           ...now,
           status,
@@ -282,6 +343,14 @@ class Construction {
       }
       throw error;
     }
+  }
+
+  /** How long the last build of this name took, in milliseconds. */
+  async #estimate(): Promise<number | undefined> {
+    const all = (await this.#ctx.artifacts.builds()).filter(
+      (one) => one.status === "completed" && one.name === this.#name && one.duration_ms !== undefined,
+    );
+    return all.toSorted((a, b) => (b.started_at ?? "").localeCompare(a.started_at ?? ""))[0]?.duration_ms;
   }
 
   /** Steps of the last build with the same objects. */
@@ -294,26 +363,14 @@ class Construction {
   }
 }
 
-/** True where it is only others' builds that keep this one waiting. */
-function isFull(waiting: readonly Offer[], selection: Selection): boolean {
-  return waiting.some((offer) => {
-    const why = selection.rejected.find((one) => one.address === offer.server.address)?.unmet ?? [];
-    return why.length > 0 && why.every((one) => one.what === "slots" || one.what === "cpus" || one.what === "memory");
-  });
+function addressOf(offer: Offer): Address {
+  return offer.server.address;
 }
 
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const cancelled = (): void => {
-      clearTimeout(timer);
-      reject(new LabError("E_CANCELLED", "cancelled while it waited for a build server"));
-    };
-    if (signal.aborted) return reject(new LabError("E_CANCELLED", "cancelled"));
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", cancelled);
-      resolve();
-    }, ms);
-    signal.addEventListener("abort", cancelled, { once: true });
+function staleError(address: Address): LabError {
+  return new LabError("E_PLAN_STALE", `${address}: no server has the compiler any more that the plan was made for`, {
+    address,
+    hint: "plan again: the build would come out differently now",
   });
 }
 

@@ -14,8 +14,8 @@ export interface Capacity {
   readonly disk_free: number;
   /** Processes ready to run, the mean of the last minute. */
   readonly load: number;
-  /** Builds whose supervisor runs there now, whoever started them. */
-  readonly active_builds: number;
+  /** Digests of the builds whose supervisor runs there now, whoever started them. */
+  readonly active: readonly string[];
 }
 
 /** Prints `key<TAB>value` lines and `end`. */
@@ -30,12 +30,10 @@ while read -r k v x; do
   case $k in MemTotal:) printf 'memory_kib\t%s\n' "$v" ;; MemAvailable:) printf 'memory_available_kib\t%s\n' "$v" ;; esac
 done </proc/meminfo
 read -r v x </proc/loadavg && printf 'load\t%s\n' "$v"
-n=0
 for j in "$labctl_w"/jobs/*/; do
   [ -d "$j" ] || continue
-  if labctl_job_alive "$j"; then n=$((n+1)); fi
+  if labctl_job_alive "$j"; then j=\${j%/}; printf 'active\t%s\n' "\${j##*/}"; fi
 done
-printf 'active_builds\t%s\n' "$n"
 d=$labctl_w
 while [ ! -d "$d" ]; do d=$(dirname -- "$d"); done
 set -- $(df -Pk -- "$d" | tail -n 1)
@@ -61,7 +59,9 @@ export function parseCapacity(text: string): Capacity | undefined {
     disk_total: number("disk_total_kib", 1024),
     disk_free: number("disk_free_kib", 1024),
     load: number("load"),
-    active_builds: number("active_builds"),
+    active: lines.filter((line) => line.startsWith("active\t")).map((line) => line.slice("active\t".length)),
   };
-  return Object.values(capacity).some((value) => Number.isNaN(value)) ? undefined : capacity;
+  return Object.values(capacity).some((value) => typeof value === "number" && Number.isNaN(value))
+    ? undefined
+    : capacity;
 }

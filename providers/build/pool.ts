@@ -18,6 +18,8 @@ export interface PoolServer {
   readonly address: Address;
   readonly workdir: string;
   readonly candidate: Candidate;
+  /** Digests of the builds that run there. */
+  readonly active: readonly string[];
   /** The compiler for what is asked; absent: it has none, or could not be reached. */
   readonly compiler?: Toolchain;
 }
@@ -101,6 +103,7 @@ async function describeServer(
       address,
       workdir,
       ...(compiler !== undefined && { compiler }),
+      active: capacity.active,
       candidate: {
         ...base,
         status: "online",
@@ -111,9 +114,9 @@ async function describeServer(
           cpus: capacity.cores,
           memory: capacity.memory,
           disk: capacity.disk_total,
-          slots: desired.max_builds ?? DEFAULT_MAX_BUILDS,
+          builds: desired.max_builds ?? DEFAULT_MAX_BUILDS,
         },
-        reserved: { slots: capacity.active_builds },
+        reserved: { builds: capacity.active.length },
         used: {
           memory: capacity.memory - capacity.memory_available,
           disk: capacity.disk_total - capacity.disk_free,
@@ -131,6 +134,7 @@ async function describeServer(
     return {
       address,
       workdir,
+      active: [],
       candidate: { ...base, ...unseen(entry, host, wanted, standing, error), total: {}, reserved: {} },
     };
   }

@@ -60,6 +60,7 @@ class Build {
       const how = await this.#beginAgain(tries++);
       if (how instanceof LabError) return { is: "failed", how: "started", error: how, ...this.#findings(), seconds: 0 };
       if (how === "reused") return await this.#completed(how, 0);
+      this.#observer.onStarted?.();
       const job = await this.#follow();
       const seconds = job.result?.seconds ?? 0;
       if (job.result?.end === "exit" && job.result.code === 0) return await this.#completed(how, seconds);

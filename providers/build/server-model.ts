@@ -13,7 +13,7 @@ export const serverSchema = {
       minimum: 1,
       maximum: 1000,
       default: DEFAULT_MAX_BUILDS,
-      description: "Builds at once; more wait until one has ended.",
+      description: "Builds at once; more wait in a queue, by priority and age.",
       examples: [4],
     },
     workdir: {

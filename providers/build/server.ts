@@ -51,9 +51,11 @@ export function findToolchain(
 
 function observedOf(state: ServerState, workdir: string): ServerObserved {
   const { capacity, report, arch } = state;
+  const { active, ...figures } = capacity;
   return {
     ...(state.workdir && { workdir }),
-    ...capacity,
+    ...figures,
+    active_builds: active.length,
     arch,
     toolchains: report.toolchains.map(({ name, arch: target, version, path, cross_compile, available, ...rest }) => ({
       name,

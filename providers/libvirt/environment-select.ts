@@ -1,15 +1,20 @@
 import {
   type Address,
+  type Allocation,
+  type AllocationRequest,
   type Candidate,
-  cordonOf,
   type KindContext,
   lastSegment,
+  type OperationContext,
   parseSize,
+  passes,
   type Plain,
   readRequirements,
-  select,
+  type Requirements,
   type Selection,
   type SelectionRequest,
+  standingOf,
+  waitingText,
 } from "../../src/index.ts";
 import type { EnvironmentDesired } from "./environment-model.ts";
 import { qemuHost } from "./host-facts.ts";
@@ -37,7 +42,7 @@ async function candidates(ctx: KindContext, arch: Arch, own: string): Promise<re
         ...(labels !== null && typeof labels === "object" && { labels: labels as Readonly<Record<string, string>> }),
         ...(typeof group === "string" && { group }),
       };
-      const cordon = cordonOf(host, Date.now());
+      const standing = standingOf(host, Date.now());
       try {
         const { libvirt, facts } = await qemuHost(ctx, address);
         const others = (
@@ -51,8 +56,8 @@ async function candidates(ctx: KindContext, arch: Arch, own: string): Promise<re
         const arches = [...new Set(facts.host.guests.filter((one) => one.os === "hvm").map((one) => one.arch))];
         return {
           ...base,
-          status: cordon === undefined ? "online" : "maintenance",
-          ...(cordon !== undefined && { why: cordon }),
+          status: "online",
+          ...standing,
           arch: facts.host.arch ?? arch,
           also: arches,
           kvm: facts.kvm,
@@ -69,8 +74,9 @@ async function candidates(ctx: KindContext, arch: Arch, own: string): Promise<re
         if (ctx.signal.aborted) throw error;
         return {
           ...base,
-          status: cordon === undefined ? "offline" : "maintenance",
-          why: cordon ?? (error instanceof Error ? error.message : String(error)),
+          status: "offline",
+          why: error instanceof Error ? error.message : String(error),
+          ...standing,
           arch: text(host?.desired["arch"]) ?? arch,
           also: [arch],
           total: {},
@@ -81,28 +87,88 @@ async function candidates(ctx: KindContext, arch: Arch, own: string): Promise<re
   );
 }
 
-/** Which hosts an environment may be on, the best first. */
-export async function selectHost(
-  ctx: KindContext,
-  address: Address,
-  desired: EnvironmentDesired,
-  instance_id: string,
-  sticky: Address | undefined,
-): Promise<{ readonly request: SelectionRequest; readonly selection: Selection }> {
-  const { vm } = desired;
-  const arch = vm.arch ?? "x86_64";
-  const said = readRequirements(vm.requires as Parameters<typeof readRequirements>[0]);
-  const memory = parseSize(vm.memory ?? "1GiB") ?? 0;
-  const requires = {
-    ...said,
-    arch,
-    cpus: Math.max(vm.cpus ?? 1, said.cpus ?? 0),
-    memory: Math.max(memory, said.memory ?? 0),
+/** A machine that looks for a QEMU host. */
+export interface Guest {
+  readonly address: Address;
+  readonly instance_id: string;
+  readonly arch: Arch;
+  readonly cpus: number;
+  /** Bytes. */
+  readonly memory: number;
+  readonly requires: Requirements;
+  /** The name of the only host that will do. */
+  readonly host?: string;
+  /** Environments of the lab's `limits:` that it counts for. */
+  readonly environments: 0 | 1;
+}
+
+export function guestOf(address: Address, instance_id: string, { vm }: EnvironmentDesired): Guest {
+  return {
+    address,
+    instance_id,
+    arch: vm.arch ?? "x86_64",
+    cpus: vm.cpus ?? 1,
+    memory: parseSize(vm.memory ?? "1GiB") ?? 0,
+    requires: readRequirements(vm.requires as Parameters<typeof readRequirements>[0]),
+    ...(vm.host !== undefined && { host: vm.host }),
+    environments: 1,
   };
+}
+
+function requestOf(guest: Guest, sticky: Address | undefined): AllocationRequest {
+  const { address, arch, cpus, memory, requires } = guest;
+  return {
+    what: address,
+    requires: {
+      ...requires,
+      arch,
+      cpus: Math.max(cpus, requires.cpus ?? 0),
+      memory: Math.max(memory, requires.memory ?? 0),
+    },
+    // Emulated processors share the real ones: none are taken from others.
+    amounts: { memory, slots: 1 },
+    counts: { cpus, memory, ...(guest.environments > 0 && { slots: guest.environments }) },
+    ...(sticky !== undefined && { sticky }),
+  };
+}
+
+async function allowed(ctx: KindContext, { arch, instance_id, host }: Guest): Promise<readonly Candidate[]> {
   const all = await candidates(ctx, arch, instance_id);
-  const allowed = vm.host === undefined ? all : all.filter((one) => one.name === vm.host);
-  const request = { what: address, requires, ...(sticky !== undefined && { sticky }) };
-  return { request, selection: select(request, allowed, Date.now()) };
+  return host === undefined ? all : all.filter((one) => one.name === host);
+}
+
+/** What would be chosen now: for plans. Takes nothing. */
+export async function previewHost(
+  ctx: KindContext,
+  guest: Guest,
+): Promise<{ readonly request: SelectionRequest; readonly selection: Selection }> {
+  const request = requestOf(guest, undefined);
+  return { request, selection: await ctx.scheduler.preview(request, await allowed(ctx, guest)) };
+}
+
+/** Leases room on a host, and the guest's share of what the lab may use; waits for it where others have it. */
+export async function allocateHost(
+  ctx: OperationContext,
+  guest: Guest,
+  options: {
+    readonly sticky?: Address | undefined;
+    readonly failed?: ReadonlySet<Address>;
+    /** Default: as the run may. */
+    readonly wait?: boolean;
+  } = {},
+): Promise<Allocation> {
+  return await ctx.scheduler.allocate(requestOf(guest, options.sticky), {
+    candidates: () => allowed(ctx, guest),
+    wait: ctx.noWait !== true && options.wait !== false,
+    waitFor: passes,
+    signal: ctx.signal,
+    ...(options.failed !== undefined && { failed: options.failed }),
+    onWaiting: (waiting) => {
+      const text = waitingText(waiting);
+      ctx.progress(undefined, text);
+      ctx.log("info", text);
+    },
+  });
 }
 
 function share(value: Plain | undefined): number {

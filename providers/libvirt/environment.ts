@@ -22,7 +22,7 @@ import {
   type EnvironmentObserved,
   environmentSchema,
 } from "./environment-model.ts";
-import { selectHost } from "./environment-select.ts";
+import { allocateHost, guestOf, previewHost } from "./environment-select.ts";
 import { type ConsoleReading, readConsole, type Ready } from "./environment-verify.ts";
 import { qemuHost, type QemuHost, uriOf } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
@@ -140,30 +140,41 @@ async function bringUp(
   const { desired, address, instance_id } = item;
   const seen = item.observed?.host ?? item.prior?.observed?.host;
   await mark(ctx, "pending", { ...(seen !== undefined && { host: seen }) });
+  const guest = guestOf(address, instance_id, desired);
   const failed = new Set<Address>();
   let last: LabError | undefined;
   for (;;) {
-    const { request, selection } = await ctx.stage("allocate", () =>
-      selectHost(ctx, address, desired, instance_id, item.observed?.host ?? item.prior?.observed?.host),
-    );
-    const next = nextCandidate(selection.ranking, failed);
-    if (next === undefined) throw last ?? selectionError(request, selection);
-    ctx.log("info", `${address}: deploying on ${explainChoice(selection, next.address)}`);
+    const allocation = await ctx
+      .stage("allocate", () =>
+        // Another host is only tried where it is free: a failure is not waited out.
+        allocateHost(ctx, guest, { sticky: seen, failed, wait: last === undefined }),
+      )
+      .catch((error: unknown) => {
+        throw last ?? error;
+      });
+    const host = allocation.address;
+    ctx.log("info", `${address}: deploying on ${explainChoice(allocation.selection, host)}`);
     const before = item.observed?.host;
-    if (before !== undefined && before !== next.address)
-      await clear(await qemuHost(ctx, before), instance_id, ctx.signal);
+    if (before !== undefined && before !== host) await clear(await qemuHost(ctx, before), instance_id, ctx.signal);
     try {
-      await deploy(ctx, next.address, deployment);
-      return next.address;
+      await deploy(ctx, host, deployment);
+      await allocation.hold(Infinity);
+      return host;
     } catch (error) {
       if (!(error instanceof LabError) || ctx.signal.aborted) throw error;
       const booted = error.code === "E_BOOT_CRASHED" || error.code === "E_BOOT_HUNG";
-      if (!booted && !OF_THE_HOST.has(error.code)) throw error;
-      failed.add(next.address);
+      failed.add(host);
+      const left =
+        booted || OF_THE_HOST.has(error.code) ? nextCandidate(allocation.selection.ranking, failed) : undefined;
+      ctx.log("warn", `${address} failed on ${host}${left === undefined ? "" : `: trying ${left.address}`}`);
+      if (left === undefined) {
+        // What is left of it keeps its room until it is known what becomes of it; the failure says more than a room that is lost.
+        await allocation.hold(Infinity).catch(() => undefined);
+        throw error;
+      }
       last = error;
-      const left = nextCandidate(selection.ranking, failed);
-      ctx.log("warn", `${address} failed on ${next.address}${left === undefined ? "" : `: trying ${left.address}`}`);
-      if (left !== undefined) await clearQuietly(ctx, next.address, instance_id);
+      await clearQuietly(ctx, host, instance_id);
+      await allocation.release();
     }
   }
 }
@@ -231,6 +242,7 @@ async function afterFailure(
   if (how === "keep" || error.code === "E_BOOT_UNVERIFIED")
     return hinted(error, item.address, [...(await keptHint(ctx, item, hosts)), ...offer]);
   for (const host of hosts) await clearQuietly(ctx, host, item.instance_id);
+  await ctx.scheduler.release(item.address);
   return hinted(error, item.address, offer);
 }
 
@@ -303,8 +315,8 @@ Where a host fails, the next one that fits is tried.`,
   },
 
   async prepare(ctx, item) {
-    if (item.prior === undefined) {
-      const { request, selection } = await selectHost(ctx, item.address, item.desired, item.instance_id, undefined);
+    if (item.prior?.observed === undefined) {
+      const { request, selection } = await previewHost(ctx, guestOf(item.address, item.instance_id, item.desired));
       if (selection.verdict === "never") throw selectionError(request, selection);
     }
     return derivedDigests(ctx, item.address, item.desired, item.unknown);
@@ -378,6 +390,7 @@ Where a host fails, the next one that fits is tried.`,
       await stop(host, item.instance_id, ctx.signal);
       await clear(host, item.instance_id, ctx.signal);
     }
+    await ctx.scheduler.release(item.address);
   },
 
   manualCleanup: (item) =>

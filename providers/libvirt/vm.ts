@@ -28,7 +28,7 @@ import { poolAt, removeFiles } from "./vm-files.ts";
 import { changesOf, diffOf, observedOf, vmAttributes, type VmObserved } from "./vm-model.ts";
 import { type Cargo, type MadeWith, place, VM_FILES, wantedVm } from "./vm-place.ts";
 import { refuseUnproven } from "./vm-proven.ts";
-import { requireRoom } from "./vm-room.ts";
+import { requireRoom, takeRoom } from "./vm-room.ts";
 import { vmSchema } from "./model/vm-schema.ts";
 import { buildDomain } from "./xml/domain.ts";
 import { observeDomain } from "./xml/domain-observe.ts";
@@ -286,8 +286,7 @@ async function reconcile(ctx: OperationContext, item: VmItem): Promise<VmObserve
   requireSupport(wanted, host.facts, item.address);
   const stranger = found === undefined ? await domains.find(wanted.name, options) : undefined;
   if (stranger !== undefined) throw notOwned(item.address, `a machine ${wanted.name}`, host.address, undefined);
-  // Others may have come since the plan.
-  if (found === undefined) await requireRoom(ctx, host.address, item, wanted);
+  const room = found === undefined ? await takeRoom(ctx, host.address, item, wanted) : undefined;
   await supply(ctx, host, wanted, made, cargo);
   const cards = [...wanted.networks, ...(before === undefined ? [] : (before.now as unknown as VmModel).networks)];
   await reserveAddresses(host.libvirt, cards, wanted.networks, options);
@@ -297,6 +296,7 @@ async function reconcile(ctx: OperationContext, item: VmItem): Promise<VmObserve
   const live = changes.every((change) => change.effect === "live");
   const stored = found && (await domains.xml(found, { ...options, flags: DomainXml.INACTIVE }));
   let domain = await domains.define(buildDomain(wanted, stored), options);
+  await room?.hold(Infinity);
   if ((await domains.autostart(domain, options)) !== wanted.autostart) {
     await domains.setAutostart(domain, wanted.autostart, options);
   }
@@ -372,6 +372,7 @@ need \`--experimental\`. So far a machine names its \`host\`: \`requires\` alone
       }
     }
     await removeFiles(ctx, host, item, paths);
+    await ctx.scheduler.release(item.address);
   },
 
   manualCleanup: (item) => {

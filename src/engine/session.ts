@@ -32,6 +32,7 @@ import {
   viewOf,
 } from "../plan/index.ts";
 import type { Inventory, Kind, KindContext, LabFacts, LocalFiles } from "../provider/index.ts";
+import type { Scheduler } from "../scheduling/index.ts";
 import {
   openScopes,
   readScopes,
@@ -44,6 +45,7 @@ import type { Machine, ResettablePool } from "../transport/index.ts";
 import { freshPlan, verdict } from "./fresh.ts";
 import { refuseExperimental, refuseOtherLab } from "./guard.ts";
 import { importRows } from "./imports.ts";
+import { labScheduler } from "./scheduler.ts";
 import { makeInventory } from "./inventory.ts";
 import { localFiles } from "./local-files.ts";
 import { Machines, resolveSecrets } from "./machines.ts";
@@ -84,6 +86,7 @@ export class Session implements LabSession {
   #state: StateContent | undefined;
   readonly #freshKey = randomBytes(32);
   readonly #local: LocalFiles;
+  readonly #scheduler: Scheduler;
 
   constructor(parts: SessionParts) {
     this.#parts = parts;
@@ -95,6 +98,7 @@ export class Session implements LabSession {
       sources: this.#staticSources(new Map()),
       state: () => this.#state,
     });
+    this.#scheduler = labScheduler(this.#facts, parts.bus);
     this.#machines = new Machines({
       lab: this.lab,
       root: this.root,
@@ -244,6 +248,9 @@ export class Session implements LabSession {
       await this.#machines.prepare(session.rows, this.#machinesFor(planned));
       const done = this.#clock("apply");
       const result = await this.#execute(plan, options, session);
+      for (const { address, action } of plan.actions) {
+        if (action === "forget" && !session.rows.has(address)) await this.#scheduler.release(address);
+      }
       done();
       await session.close();
       session = undefined;
@@ -325,6 +332,7 @@ export class Session implements LabSession {
   }
 
   async close(): Promise<void> {
+    await this.#scheduler.close();
     await this.#parts.pool.close();
   }
 
@@ -390,6 +398,7 @@ export class Session implements LabSession {
       lab: this.#facts,
       inventory: this.#inventory,
       artifacts: this.#parts.artifacts,
+      scheduler: this.#scheduler,
       machine: (of) => this.#machines.machine(of),
       local: this.#local,
       experimental: this.#experimental,

@@ -122,12 +122,13 @@ export interface LockInfo {
   readonly pid_namespace?: string;
 }
 
-/** What a machine has, or what is taken of it. Memory and disk in bytes; `slots` counts workloads. */
+/** What a machine has, or what is taken of it. Memory and disk in bytes; `slots` counts workloads, `builds` those of a build server. */
 export interface Amounts {
   readonly cpus?: number;
   readonly memory?: number;
   readonly disk?: number;
   readonly slots?: number;
+  readonly builds?: number;
 }
 
 /** What tells one process from every other; see LockInfo. */

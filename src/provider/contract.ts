@@ -1,5 +1,6 @@
 import type { ArtifactStore } from "../artifacts/index.ts";
 import type { Address, Checkpoint, Group, Hold, LogLevel, Plain, Row, Scope } from "../model/index.ts";
+import type { Scheduler } from "../scheduling/index.ts";
 import type { ConnectionSpec, Machine } from "../transport/index.ts";
 import type { ObjectSchema, Schema } from "./schema.ts";
 
@@ -138,6 +139,8 @@ export interface KindContext {
   readonly inventory: Inventory;
   /** What builds made, by digest. */
   readonly artifacts: ArtifactStore;
+  /** Who gets which machine. Outside of `reconcile` and `delete` only its `preview`, which takes nothing. */
+  readonly scheduler: Scheduler;
   /** The machine that a resource of a machine-providing kind stands for. */
   machine(address: Address): Machine;
   /** Files on the machine labctl runs on; relative paths are relative to the lab's root. */

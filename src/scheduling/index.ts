@@ -2,7 +2,7 @@ export type { Amounts } from "../model/index.ts";
 export { type Decision, decide, type Demand, withLeases } from "./allocate.ts";
 export { Allocation } from "./allocation.ts";
 export { AMOUNTS, amountsText } from "./amounts.ts";
-export { cordonOf, standingOf } from "./cordon.ts";
+export { standingOf } from "./cordon.ts";
 export { decommission, decommissionError, type Workload, workloadsOn } from "./decommission.ts";
 export {
   createLeaseTable,
@@ -18,6 +18,7 @@ export {
   free,
   isLow,
   type MachineStatus,
+  passes,
   readRequirements,
   type Requirements,
   REQUIRES_SCHEMA,
@@ -32,6 +33,7 @@ export {
   type Scheduler,
   type SchedulerOptions,
   type Waiting,
+  waitingText,
 } from "./scheduler.ts";
 export {
   explainRejected,

@@ -1,7 +1,7 @@
 import { coerce, satisfies, validRange } from "semver";
 import { type Amounts, formatSize, parseSize, type Plain, SIZE_PATTERN } from "../model/index.ts";
 import type { Schema } from "../provider/index.ts";
-import { AMOUNTS, amountText, nounOf } from "./amounts.ts";
+import { AMOUNTS, amountText, isPlace, nounOf } from "./amounts.ts";
 
 /** What is asked of a machine. Sizes in bytes. */
 export interface Requirements {
@@ -69,6 +69,11 @@ export interface Unmet {
   readonly what: string;
   readonly text: string;
   readonly permanent: boolean;
+}
+
+/** True of what is over when others are done: not of a machine that is away, in maintenance, or full of files. Pure. */
+export function passes({ what }: Unmet): boolean {
+  return what !== "status" && what !== "disk";
 }
 
 /** Everything that keeps a machine from being chosen, in one go. Pure. */
@@ -165,7 +170,7 @@ function taken(wanted: Requirements, machine: Candidate): Unmet[] {
   for (const key of AMOUNTS) {
     const total = machine.total[key];
     if (total === undefined) continue;
-    const asked = key === "slots" ? 1 : (wanted[key] ?? 0);
+    const asked = isPlace(key) ? 1 : (wanted[key] ?? 0);
     const busy = inUse(machine, key);
     const share = machine.max_utilization ?? 1;
     // Of memory the share counts with what is asked for. Processors are few, and shared: one of two is half of them.
@@ -217,13 +222,14 @@ export function utilization(wanted: Requirements, machine: Candidate): number {
   const shares = AMOUNTS.map((key) => {
     const total = machine.total[key];
     if (total === undefined || total <= 0) return 0;
-    return (inUse(machine, key) + (key === "slots" ? 1 : (wanted[key] ?? 0))) / total;
+    return (inUse(machine, key) + (isPlace(key) ? 1 : (wanted[key] ?? 0))) / total;
   });
   return Math.max(...shares, Math.min(1, machine.load ?? 0));
 }
 
 function fullText(key: keyof Amounts, busy: number, total: number, asked: number, share: number | undefined): string {
-  if (key === "slots") return `all of its ${amountText(key, total)} are taken`;
+  if (isPlace(key))
+    return total === 1 ? `its only ${nounOf(key, 1)} is taken` : `all of its ${amountText(key, total)} are taken`;
   const limit = share === undefined || key !== "memory" ? "" : `, and above ${percent(share)} nothing new comes`;
   return `${amountText(key, busy)} of ${amountText(key, total)} are in use, ${amountText(key, asked)} more are asked for${limit}`;
 }

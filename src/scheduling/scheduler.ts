@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { LabError } from "../diagnostics/index.ts";
-import type { Address, Amounts, Lease, Waiter } from "../model/index.ts";
+import { type Address, type Amounts, formatDuration, type Lease, type Waiter } from "../model/index.ts";
 import { decide, type Decision, type Demand } from "./allocate.ts";
 import { Allocation } from "./allocation.ts";
 import { FileLeases, type LeaseTable, termsOf, timeAfter } from "./leases.ts";
 import { type Claimant, type LabRules, priorityOf } from "./policy.ts";
-import type { Candidate } from "./requirements.ts";
+import type { Candidate, Unmet } from "./requirements.ts";
 import { explainRejected, type Selection, selectionError, type SelectionRequest } from "./select.ts";
 import { type LeaseTableOptions, TableFile } from "./store.ts";
 import {
@@ -57,6 +57,8 @@ export interface AllocateOptions {
   readonly failed?: ReadonlySet<Address>;
   /** False: refuse with E_BUSY at once. */
   readonly wait: boolean;
+  /** What is worth waiting for: where every machine has something else against it, E_BUSY at once. Default: anything. */
+  readonly waitFor?: (reason: Unmet) => boolean;
   readonly signal?: AbortSignal;
   /** When waiting begins, and when what is said changes. */
   readonly onWaiting?: (waiting: Waiting) => void;
@@ -69,6 +71,13 @@ export interface Waiting {
   /** Milliseconds; absent: nobody can know. */
   readonly expected_wait?: number;
   readonly selection: Selection;
+}
+
+/** The same for people, in one line. */
+export function waitingText({ ahead, expected_wait, selection }: Waiting): string {
+  const before = ahead === 0 ? "" : ` behind ${ahead} ${ahead === 1 ? "other" : "others"}`;
+  const wait = expected_wait === undefined ? "" : `, for about ${formatDuration(expected_wait)}`;
+  return `queued${before}${wait}: ${explainRejected(selection.rejected).replaceAll("\n", "; ")}`;
 }
 
 /** Gives machines of the lab to those who ask, fairly, and keeps what was given for as long as this process lives. */
@@ -138,7 +147,7 @@ class FileScheduler implements Scheduler {
         const { decision, leases, table, at } = await this.#attempt(demand, since, candidates, request, options);
         if (leases !== undefined) return this.#keep(demand, decision.selection, leases);
         const waiting = this.#waiting(request, decision, candidates, table, at);
-        if (decision.selection.verdict === "never" || !options.wait) throw refusal(request, waiting);
+        if (!mayWait(decision.selection, options)) throw refusal(request, waiting);
         const text = `${waiting.ahead}\n${explainRejected(waiting.selection.rejected)}`;
         if (text !== told) options.onWaiting?.(waiting);
         told = text;
@@ -188,7 +197,7 @@ class FileScheduler implements Scheduler {
         const next = withWaiter(given.table, holder, undefined, now);
         return { result: { decision, leases: given.leases, table: next, at: now }, table: next };
       }
-      if (decision.selection.verdict === "never" || !options.wait) {
+      if (!mayWait(decision.selection, options)) {
         return { result: { decision, leases: undefined, table, at: now } };
       }
       const waiter: Waiter = {
@@ -206,7 +215,7 @@ class FileScheduler implements Scheduler {
       const same = place !== undefined && sameWaiter(place, waiter);
       return { result: { decision, leases: undefined, table: next, at: now }, ...(!same && { table: next }) };
     });
-    if (outcome.leases === undefined && outcome.decision.selection.verdict === "busy" && options.wait) {
+    if (outcome.leases === undefined && mayWait(outcome.decision.selection, options)) {
       this.#queued.add(holder);
       this.#beat();
     }
@@ -345,6 +354,11 @@ class FileScheduler implements Scheduler {
       this.#options.onProblem?.(error);
     }
   }
+}
+
+/** True where some machine would do, but for what is worth waiting for. */
+function mayWait({ verdict, rejected }: Selection, { wait, waitFor = () => true }: AllocateOptions): boolean {
+  return wait && verdict === "busy" && rejected.some((one) => !one.permanent && one.unmet.every(waitFor));
 }
 
 function amountsOf({ amounts, requires }: AllocationRequest): Amounts {

@@ -1,6 +1,6 @@
 import { LabError } from "../diagnostics/index.ts";
 import { formatDuration } from "../model/index.ts";
-import { type Candidate, isLow, type Requirements, type Unmet, unmet, utilization } from "./requirements.ts";
+import { type Candidate, isLow, passes, type Requirements, type Unmet, unmet, utilization } from "./requirements.ts";
 
 export interface SelectionRequest {
   /** For people: `build.kasan-x86_64`. */
@@ -134,8 +134,9 @@ export function selectionError(request: SelectionRequest, selection: Selection):
   const wait = selection.expected_wait === undefined ? "" : `, for about ${formatDuration(selection.expected_wait)}`;
   return new LabError("E_BUSY", `${what}: every machine that could take it is busy${wait}\n${reasons}`, {
     address: what,
-    retryable: true,
-    hint: "run again without --no-wait to wait in the queue, or bring another machine into service",
+    hint: selection.rejected.some((one) => !one.permanent && one.unmet.every(passes))
+      ? "run again without --no-wait to wait in the queue, or bring another machine into service"
+      : "waiting does not help: bring one of them back, end its maintenance, make room on its disk, or declare another",
   });
 }
 

@@ -19,6 +19,7 @@ import type {
   Reading,
   ReconcileItem,
 } from "../provider/index.ts";
+import { createScheduler, readRules } from "../scheduling/index.ts";
 import type { Machine } from "../transport/index.ts";
 
 export type Properties = Readonly<Record<string, Plain>>;
@@ -200,10 +201,17 @@ export function labFacts(root: string): LabFacts {
 }
 
 export function kindContext(world: World, signal?: AbortSignal): KindContext {
+  const lab = world.lab ?? labFacts(world.root);
   return {
     signal: signal ?? new AbortController().signal,
-    lab: world.lab ?? labFacts(world.root),
+    lab,
     artifacts: createArtifactStore({ root: resolve(world.root, ".labctl/artifacts") }),
+    scheduler: createScheduler({
+      dir: lab.state,
+      owner: `${lab.name}/${lab.scope}`,
+      run: lab.run,
+      rules: readRules({}, {}),
+    }),
     inventory: world.inventory ?? { all: () => [], get: () => undefined },
     machine: (address) => world.machine(address),
     local: localFiles(world.root),

@@ -20,6 +20,7 @@ import {
 } from "../../src/model/index.ts";
 import { applyMoves, dependencyGraph, makePlan, rowReading, selectAddresses } from "../../src/plan/index.ts";
 import type { Kind } from "../../src/provider/index.ts";
+import { createScheduler } from "../../src/scheduling/index.ts";
 import type { StateSession } from "../../src/state/port.ts";
 
 export interface Declaration {
@@ -172,11 +173,14 @@ export class MemoryLab {
     const lab = { name: "test", root: "/", state: "/", limits: {}, groups: {}, scope: "lab", run: "run" };
     const inventory = { all: () => [], get: () => undefined };
     const artifacts = createArtifactStore({ root: "/nonexistent" });
+    const rules = { limits: {}, groups: {} };
+    const scheduler = createScheduler({ dir: "/nonexistent", owner: "test/lab", run: "run", rules });
     return {
       signal,
       lab,
       inventory,
       artifacts,
+      scheduler,
       machine: no,
       local: { resolve: no, read: no, digest: no },
       log: () => undefined,

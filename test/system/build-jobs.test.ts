@@ -269,7 +269,7 @@ describe("links", () => {
     const second = watch(machine, two);
     await until(async () => (await findJob(machine, WORKDIR, two.digest))?.phase === "waiting");
     const status = parseCapacity((await machine.probe(capacityScript(WORKDIR), { root: false })).stdout.toString());
-    expect(status?.active_builds).toBe(2);
+    expect(status?.active.length).toBe(2);
     expect((await second).outcome).toMatchObject({ is: "completed" });
     expect((await first).outcome).toMatchObject({ is: "completed" });
     const long = watch(machine, { ...one, again: true, work: runWork("sleep 4715") });

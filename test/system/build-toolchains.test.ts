@@ -108,7 +108,7 @@ test("capacity is what the machine says of itself", async () => {
     cores: Number((await host.exec("nproc")).stdout),
     memory: Number((await host.exec("awk '/MemTotal/ { print $2 }' /proc/meminfo")).stdout) * 1024,
     disk_total: Number((await host.exec(`df -Pk ${WORKDIR} | awk 'END { print $2 }'`)).stdout) * 1024,
-    active_builds: 0,
+    active: [],
   });
   // A directory that is not there yet counts for where it would be.
   expect((await one(`${WORKDIR}/none/yet`))?.disk_total).toBe(capacity?.disk_total);

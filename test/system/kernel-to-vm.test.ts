@@ -30,7 +30,7 @@ let virt: TestLibvirtd;
 let kernel: Awaited<ReturnType<typeof debianKernel>>;
 let ws: Workspace;
 
-function lab(): void {
+function lab(more: object = {}): void {
   const { host } = virt;
   ws.write("lab.yaml", {
     labctl: 1,
@@ -44,10 +44,11 @@ function lab(): void {
         qemu_host: { max_vms: 4 },
       },
     },
+    ...more,
   });
 }
 
-function pipeline(boot: object = {}, more: object = {}): void {
+function pipeline(boot: object = {}, more: object = {}, others: object = {}): void {
   ws.write("pipeline.yaml", {
     labctl: 1,
     name: "ci",
@@ -73,9 +74,13 @@ function pipeline(boot: object = {}, more: object = {}): void {
         },
         ...more,
       },
+      ...others,
     },
   });
 }
+
+const reserved = async (): Promise<unknown> =>
+  (JSON.parse((await ws.run(["leases", "--json"])).stdout) as { leases: unknown }).leases;
 
 const stages = (events: readonly LabEvent[], address: string): string[] =>
   events.flatMap((event) =>
@@ -181,6 +186,7 @@ describe("from source to a booted, ready machine", () => {
     const run = await ws.apply([], 7);
     expect(run.summary.problems[0]?.code).toBe("E_BOOT_HUNG");
     expect(await virt.virsh("list", "--all", "--name")).toBe("");
+    expect(await reserved()).toEqual([]);
     pipeline();
     await ws.apply();
     expect(await virt.virsh("domstate", "bench-ci-smoke")).toBe("running");
@@ -196,8 +202,38 @@ describe("from source to a booted, ready machine", () => {
     expect(await ws.pending()).toEqual({});
   });
 
+  test("what it takes of the host and of the lab is reserved for it, and no more is given than there is", {
+    timeout: 120_000,
+  }, async () => {
+    const holder = "bench/pipeline/ci environment.smoke";
+    const memory = 256 * 2 ** 20;
+    pipeline();
+    await ws.apply();
+    const held = await reserved();
+    expect(held).toMatchObject([
+      { resource: "host.metal", holder, amounts: { memory, slots: 1 } },
+      { resource: "lab", holder, amounts: { cpus: 1, memory, slots: 1 } },
+    ]);
+    const second = { vm: { memory: "256MiB" }, boot: { kernel: kernel.image, ready: { marker: "lab-env: up" } } };
+    pipeline({}, {}, { second });
+    lab({ limits: { environments: 1 } });
+    const full = await ws.run(["apply", "--auto-approve", "--no-wait"]);
+    expect(full.code, full.output).toBe(8);
+    expect(full.output).toContain("the lab uses 1 environment of the 1 environment that it may");
+    lab({ limits: { memory: "200MiB" } });
+    const never = await ws.run(["plan"]);
+    expect(never.code, never.output).toBe(8);
+    expect(never.output).toContain("the lab may use 200.0 MiB of memory in all, and 256.0 MiB of memory are asked for");
+    lab();
+    pipeline();
+    await ws.apply();
+    expect(await ws.pending()).toEqual({});
+    expect(await reserved()).toEqual(held);
+  });
+
   test("destroy takes it all away", { timeout: 120_000 }, async () => {
     await ws.destroy();
+    expect(await reserved()).toEqual([]);
     expect(await virt.virsh("list", "--all", "--name")).toBe("");
     expect(await virt.run("ls", "/var/lib/libvirt/labctl/environments")).toBe("");
   });

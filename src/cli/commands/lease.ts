@@ -37,7 +37,7 @@ export function registerLease(program: Command, host: Host): void {
     .argument("<host>", "its name or address")
     .summary("keep a machine, or some of it, for yourself")
     .description(
-      "Reserves a machine for you: nobody else can reserve it until you release it or the time is over. Builds and environments do not look at reservations yet: `labctl host maintenance` keeps those away. With --cpus, --memory or --disk only so much of it. Asking again prolongs it.",
+      "Reserves a machine for you: builds and environments wait for it, and nobody else can reserve it, until you release it or the time is over. What runs there goes on. With --cpus, --memory or --disk only so much of it. Asking again prolongs it.",
     )
     .option("--reason <text>", "why (required)")
     .option("--for <duration>", "for how long", (text) => durationOption("--for", text), DEFAULT_FOR)

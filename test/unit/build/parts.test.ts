@@ -65,14 +65,14 @@ describe("toolchains", () => {
 
 test("capacity, jobs, outputs and what was cleaned are read, or nothing is", () => {
   const capacity =
-    "machine\tx86_64\ncores\t2\nmemory_kib\t1024\nmemory_available_kib\t512\nload\t0.5\nactive_builds\t0\ndisk_total_kib\t10\ndisk_free_kib\t5\nend\n";
+    "machine\tx86_64\ncores\t2\nmemory_kib\t1024\nmemory_available_kib\t512\nload\t0.5\nactive\tabc\nactive\tdef\ndisk_total_kib\t10\ndisk_free_kib\t5\nend\n";
   expect(parseCapacity(capacity)).toEqual({
     machine: "x86_64",
     cores: 2,
     memory: 1 << 20,
     memory_available: 1 << 19,
     load: 0.5,
-    active_builds: 0,
+    active: ["abc", "def"],
     disk_total: 10_240,
     disk_free: 5120,
   });
