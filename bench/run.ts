@@ -1,6 +1,7 @@
 // `npm run bench [-- NAME ...]`: prints a table for people on stderr and JSON on stdout. What cannot be measured here is
 // named and skipped; a target that is missed is reported and fails nothing.
 import { cpus, totalmem } from "node:os";
+import { benchApplyToReady } from "./apply-to-ready.ts";
 import { benchArtifactUpload } from "./artifact-upload.ts";
 import { benchEngine } from "./engine.ts";
 import { benchLibvirtStats } from "./libvirt-stats.ts";
@@ -16,6 +17,7 @@ const benches: Readonly<Record<string, () => Promise<Report>>> = {
   ssh: benchSsh,
   "libvirt-stats": benchLibvirtStats,
   "artifact-upload": benchArtifactUpload,
+  "apply-to-ready": benchApplyToReady,
 };
 
 function row(line: Line): string {

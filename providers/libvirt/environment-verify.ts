@@ -83,7 +83,9 @@ export async function verifyBoot(machine: Machine, options: VerifyOptions): Prom
     );
   }, CHECK);
   try {
-    await machine.exec(sh`tail -c +1 -F -- ${options.console} 2>/dev/null`, {
+    // Where the file system cannot tell of changes (overlayfs), tail looks once a second unless told otherwise; busybox knows no tenths.
+    const follow = sh`s=; if tail -s 0.1 /dev/null 2>/dev/null; then s='-s 0.1'; fi; exec tail $s -c +1 -F -- ${options.console} 2>/dev/null`;
+    await machine.exec(follow, {
       signal: AbortSignal.any([options.signal, ended.signal]),
       timeout: options.timeout + 30_000,
       keep: 0,
