@@ -166,7 +166,8 @@ export async function allocateHost(
     onWaiting: (waiting) => {
       const text = waitingText(waiting);
       ctx.progress(undefined, text);
-      ctx.log("info", text);
+      // Told at once, also where progress is only shown now and then: this may take an hour.
+      ctx.log("warn", text);
     },
   });
 }

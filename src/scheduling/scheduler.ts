@@ -3,6 +3,7 @@ import { LabError } from "../diagnostics/index.ts";
 import { type Address, type Amounts, formatDuration, type Lease, type Waiter } from "../model/index.ts";
 import { decide, type Decision, type Demand } from "./allocate.ts";
 import { Allocation } from "./allocation.ts";
+import { AMOUNTS } from "./amounts.ts";
 import { FileLeases, type LeaseTable, termsOf, timeAfter } from "./leases.ts";
 import { type Claimant, type LabRules, priorityOf } from "./policy.ts";
 import type { Candidate, Unmet } from "./requirements.ts";
@@ -148,7 +149,7 @@ class FileScheduler implements Scheduler {
         if (leases !== undefined) return this.#keep(demand, decision.selection, leases);
         const waiting = this.#waiting(request, decision, candidates, table, at);
         if (!mayWait(decision.selection, options)) throw refusal(request, waiting);
-        const text = `${waiting.ahead}\n${explainRejected(waiting.selection.rejected)}`;
+        const text = gistOf(waiting);
         if (text !== told) options.onWaiting?.(waiting);
         told = text;
         const until = looked + (this.#options.refresh ?? REFRESH);
@@ -354,6 +355,16 @@ class FileScheduler implements Scheduler {
       this.#options.onProblem?.(error);
     }
   }
+}
+
+/** Equal where people would be told the same, but for measured amounts, which are never quite still. */
+function gistOf({ ahead, selection }: Waiting): string {
+  const measured = new Set<string>(AMOUNTS);
+  const reasons = selection.rejected.map((one) => [
+    one.address,
+    ...one.unmet.map(({ what, text }) => (measured.has(what) ? what : text)),
+  ]);
+  return JSON.stringify([ahead, reasons]);
 }
 
 /** True where some machine would do, but for what is worth waiting for. */
