@@ -1,7 +1,7 @@
 import { dirname } from "node:path/posix";
 import { type Address, LabError, type OperationContext, parseDuration, sh } from "../../src/index.ts";
 import { type BootImages, store } from "./environment-images.ts";
-import type { EnvironmentDesired } from "./environment-model.ts";
+import { cmdlineOf, type EnvironmentDesired } from "./environment-model.ts";
 import { type Verified, verifyBoot } from "./environment-verify.ts";
 import { qemuHost, type QemuHost } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
@@ -68,7 +68,7 @@ export function modelOf(
   placed: ReadonlyMap<string, string>,
 ): VmModel {
   const { desired, images, address, instance_id } = deployment;
-  const { vm, boot } = desired;
+  const { vm } = desired;
   const model = resolveVm(
     {
       ...PLAIN_VM,
@@ -80,7 +80,7 @@ export function modelOf(
       boot: {
         kernel: images.kernel.sha256,
         ...(images.initrd && { initrd: images.initrd.sha256 }),
-        cmdline: boot.cmdline ?? "console=ttyS0",
+        cmdline: cmdlineOf(desired),
       },
     },
     {

@@ -69,9 +69,8 @@ export const environmentSchema = {
         },
         cmdline: {
           type: "string",
-          default: "console=ttyS0",
           description:
-            "The kernel's command line. It must name the serial console, or nothing can be seen of the boot.",
+            "The kernel's command line. It must name the serial console, or nothing can be seen of the boot. Default: `console=ttyS0`; of arm64 and armv7, `console=ttyAMA0`.",
           examples: ["console=ttyS0 kasan_multi_shot"],
         },
         release: {
@@ -168,3 +167,9 @@ export const environmentAttributes = {
 
 export type EnvironmentDesired = Infer<typeof environmentSchema>;
 export type EnvironmentObserved = Infer<typeof environmentAttributes>;
+
+/** The kernel's command line: where the spec has none, it names the serial console as kernels of that architecture do. Pure. */
+export function cmdlineOf({ boot, vm }: EnvironmentDesired): string {
+  const { arch } = vm;
+  return boot.cmdline ?? `console=${arch === "arm64" || arch === "armv7" ? "ttyAMA0" : "ttyS0"}`;
+}

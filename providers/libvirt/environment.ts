@@ -17,6 +17,7 @@ import {
 import { clear, deploy, type Deployment, ENVIRONMENTS, findDomain, mark, stop } from "./environment-deploy.ts";
 import { bootImages, derivedDigests, digestOf } from "./environment-images.ts";
 import {
+  cmdlineOf,
   environmentAttributes,
   type EnvironmentDesired,
   type EnvironmentObserved,
@@ -330,7 +331,7 @@ Where a host fails, the next one that fits is tried.`,
     const wanted: Record<string, string | number | boolean | undefined> = {
       kernel_digest: desired.kernel_digest ?? digestOf(desired.boot.kernel),
       initrd_digest: desired.initrd_digest ?? digestOf(desired.boot.initrd),
-      cmdline: desired.boot.cmdline ?? "console=ttyS0",
+      cmdline: cmdlineOf(desired),
       arch: desired.vm.arch ?? "x86_64",
       cpus: desired.vm.cpus ?? 1,
       memory: parseSize(desired.vm.memory ?? "1GiB"),

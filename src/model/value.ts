@@ -145,11 +145,12 @@ export function encodeValue(value: Value | undefined, seal: Seal): Plain {
   }
   if (value instanceof Template || value instanceof Unknown || value instanceof Sealed) return value.toJSON();
   if (isList(value)) return value.map((item) => encodeValue(item, seal));
-  const out: Record<string, Plain> = {};
-  for (const [key, item] of Object.entries(value)) {
-    if (item !== undefined) out[key.startsWith("$") ? `$${key}` : key] = encodeValue(item, seal);
-  }
-  return out;
+  // As entries: to assign to `__proto__` would set no property.
+  return Object.fromEntries(
+    Object.entries(value)
+      .filter(([, item]) => item !== undefined)
+      .map(([key, item]) => [key.startsWith("$") ? `$${key}` : key, encodeValue(item, seal)]),
+  );
 }
 
 export function decodeValue(plain: Plain): Value {
@@ -166,9 +167,9 @@ export function decodeValue(plain: Plain): Value {
     const hmac = sealed["hmac"];
     return new Sealed(typeof hmac === "string" ? hmac : undefined, from instanceof Template ? from : undefined);
   }
-  const out: Record<string, Value> = {};
-  for (const [key, item] of Object.entries(plain)) out[key.startsWith("$$") ? key.slice(1) : key] = decodeValue(item);
-  return out;
+  return Object.fromEntries(
+    Object.entries(plain).map(([key, item]) => [key.startsWith("$$") ? key.slice(1) : key, decodeValue(item)]),
+  );
 }
 
 function decodeTemplate(parts: readonly Plain[]): Template {

@@ -64,12 +64,13 @@ export function viewOf(value: ValueMap, kind: PlanKind | undefined): View {
     return item as Plain;
   };
   const stripMap = (map: ValueMap, path: string): Record<string, Plain> => {
-    const out: Record<string, Plain> = {};
+    // As entries: to assign to `__proto__` would set no property.
+    const kept: [string, Plain][] = [];
     for (const [key, item] of Object.entries(map)) {
       const stripped = strip(item, join(path, key));
-      if (stripped !== undefined) out[key] = stripped;
+      if (stripped !== undefined) kept.push([key, stripped]);
     }
-    return out;
+    return Object.fromEntries(kept);
   };
   const plain = stripMap(value, "");
   if (kind !== undefined) {

@@ -222,6 +222,12 @@ describe("Property: values on disk", () => {
     );
   });
 
+  it("a key that means something to JavaScript is only a key", () => {
+    const value = JSON.parse('{"__proto__": {"constructor": "x"}, "toString": 1}') as Plain;
+    const encoded = JSON.parse(JSON.stringify(encodeValue(value, () => "x"))) as Plain;
+    expect(JSON.stringify(decodeValue(encoded))).toBe(JSON.stringify(value));
+  });
+
   it("a sensitive value never shows, however it is printed", () => {
     fc.assert(
       fc.property(fc.string({ minLength: 8 }), (secret) => {

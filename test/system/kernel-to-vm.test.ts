@@ -202,6 +202,28 @@ describe("from source to a booted, ready machine", () => {
     expect(await ws.pending()).toEqual({});
   });
 
+  test("a machine of another architecture boots, without a word about its console", { timeout: 200_000 }, async () => {
+    const arm = await debianKernel("aarch64");
+    const init =
+      "#!/bin/sh\nmount -t devtmpfs dev /dev\necho lab-env: up on $(uname -m)\nwhile :; do sleep 1000; done\n";
+    const boot = {
+      kernel: arm.image,
+      initrd: await busyboxInitramfs({ arch: "aarch64", init }),
+      ready: { marker: "lab-env: up" },
+      attempts: 0,
+    };
+    pipeline({}, {}, { arm: { vm: { arch: "arm64", memory: "256MiB" }, boot } });
+    await ws.apply();
+    expect(await virt.virsh("dumpxml", "bench-ci-arm")).toMatch(/arch='aarch64' machine='virt/);
+    const log = await virt.run("cat", "/var/log/libvirt/qemu/bench-ci-arm-console.log");
+    expect(log).toContain("lab-env: up on aarch64");
+    expect(log).toContain(`Linux version ${arm.release}`);
+    expect(await ws.pending()).toEqual({});
+    pipeline();
+    await ws.apply();
+    expect(await virt.virsh("list", "--all", "--name")).toBe("bench-ci-smoke");
+  });
+
   test("what it takes of the host and of the lab is reserved for it, and no more is given than there is", {
     timeout: 120_000,
   }, async () => {
