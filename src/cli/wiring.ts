@@ -16,7 +16,7 @@ export function wire(): Services {
     },
     openStore: async (settings) => {
       const { createFileStore } = await import("../state/index.ts");
-      return createFileStore({ dir: settings.path });
+      return createFileStore({ dir: settings.path, version: version() });
     },
     openLeases: async (settings) => {
       const { createLeaseTable } = await import("../scheduling/index.ts");

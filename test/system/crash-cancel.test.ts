@@ -132,6 +132,7 @@ describe.skipIf(machinesUnavailable() !== undefined)("runs that are stopped", ()
     const again = await lab.run(["apply", "one.plan"]);
     expect(again.code, again.output).toBe(3);
     expect(again.output).toContain("E_PLAN_STALE");
+    expect(again.output).not.toContain("finishes it");
     await lab.converges(n, PARTS);
   });
 });

@@ -250,6 +250,9 @@ describe("runs", () => {
 
   test("history, events and logs read them back", async () => {
     expect((await cli(lab, ["history"])).out).toMatch(/apply +ok .*1 done/);
+    const typo = await cli(lab, ["history", "nope"]);
+    expect(typo.code).toBe(3);
+    expect(typo.err).toContain("nope is not there");
     expect((await cli(lab, ["events", "--type", "action"])).out).toContain("action.started");
     const logs = await cli(lab, ["logs"]);
     expect(logs.out).toContain("said this");

@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { LabError } from "../../diagnostics/index.ts";
@@ -66,6 +68,12 @@ Examples:
 
 async function showHistory(context: Context, spec: string | undefined, limit: number): Promise<number> {
   const { term } = context;
+  // A state is found also where its spec is broken, but not by a name that is nobody's.
+  if (spec !== undefined && !existsSync(resolve(term.io.cwd, spec))) {
+    throw new LabError("E_SPEC_NOT_FOUND", `${spec} is not there`, {
+      hint: "one run is told by `labctl logs RUN`, `labctl events RUN` and `labctl why ADDRESS`",
+    });
+  }
   const { settings } = await stateOfLab(context, selectionOf(context, spec));
   const runs = (await listRuns(settings.path, limit)).map((run) => ({ run, state: stateOf(run) }));
   if (term.options.json) term.json(runs.map(({ run, state }) => ({ ...run, state })));

@@ -109,6 +109,9 @@ function renderManual(steps: readonly string[], paint: Paint): string {
 function renderNext(summary: RunSummary, tally: Tally, context: SummaryContext, paint: Paint): string {
   if (summary.result === "ok" && tally.blocked.length === 0) return "";
   const lines = [`${paint.dim("Logs:")} labctl logs ${context.run}`];
+  if (summary.problems.some((problem) => problem.code === "E_PLAN_STALE")) {
+    return [...lines, `${paint.dim("Next:")} plan again: the world is not what this plan was made from`].join("\n");
+  }
   lines.push(
     summary.result === "cancelled"
       ? `${paint.dim("Next:")} ${context.again} goes on where this stopped`
