@@ -122,8 +122,11 @@ export class FileLeases implements LeaseTable {
     });
   }
 
-  releaseAll(holder: string, signal?: AbortSignal): Promise<readonly Lease[]> {
-    return this.#file.transact(holder, signal, (table, now) => {
+  async releaseAll(holder: string, signal?: AbortSignal): Promise<readonly Lease[]> {
+    // Most of what is deleted never had any: then nothing is locked, and nothing written.
+    const { leases, queue } = await this.#file.read();
+    if (!queue.has(holder) && ![...leases.values()].flat().some((lease) => lease.holder === holder)) return [];
+    return await this.#file.transact(holder, signal, (table, now) => {
       const own = [...table.leases.values()].flat().filter((lease) => lease.holder === holder);
       if (own.length === 0 && !table.queue.has(holder)) return { result: own };
       const freed = own.reduce((rest, lease) => replaceLease(rest, lease, undefined), table);
