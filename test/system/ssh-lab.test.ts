@@ -241,6 +241,64 @@ describe.skipIf(unavailable !== undefined)("examples/ssh-lab", () => {
     expect([failing.code, failing.stdout.trim()]).toEqual([7, "0"]);
   });
 
+  test("the gateway goes away in the middle: what is behind it fails, the rest converges, running again finishes", async () => {
+    const slow =
+      '#!/bin/sh\\n[ "$2" = 4096 ] && { touch /tmp/seeding; sleep 20; }\\nexec /usr/bin/head "$@"\\n';
+    await must(target, `rm /srv/test/seed; printf '${slow}' >/usr/local/bin/head; chmod 755 /usr/local/bin/head`);
+    await must(builder, "rm /srv/build/.ccache.conf");
+    const process = lab.spawn(["apply", "--auto-approve", "--json", ...args]);
+    await must(target, "until [ -e /tmp/seeding ]; do sleep 0.05; done");
+    await gateway.stopSshd();
+    try {
+      await gateway.cut();
+      const { code } = await process.done;
+      const finished = process.events.findLast((event) => event.type === "run.finished");
+      expect(code, JSON.stringify(finished)).toBe(6);
+      expect(resultsOf(process.events)).toMatchObject({
+        "host.target/command.seed": "failed",
+        'host.builder-1/file["/srv/build/.ccache.conf"]': "ok",
+      });
+      expect(finished?.type === "run.finished" && finished.summary.problems).toEqual([
+        expect.objectContaining({
+          code: expect.stringMatching(/^E_(CONNECT|DISCONNECTED)$/),
+          address: "host.target/command.seed",
+          hint: expect.stringMatching(/\w+ \w+/),
+        }),
+      ]);
+      const plan = await lab.plan(args, 5);
+      const blocked = plan.actions.filter(({ action }) => action === "blocked").map(({ address }) => address);
+      expect(new Set(blocked.map((address) => address.split("/")[0]))).toEqual(new Set(["host.gateway", "host.target"]));
+    } finally {
+      await gateway.startSshd();
+      await must(target, "rm -f /usr/local/bin/head /tmp/seeding");
+    }
+    expect(await lab.pending(args)).toEqual({ "host.target/command.seed": "create" });
+    await lab.apply(args);
+    expect(await lab.pending(args)).toEqual({});
+    expect(await must(target, "stat -c %s /srv/test/seed")).toBe("4096");
+  });
+
+  test("a host that shows another key than it had is refused and explained; the rest converges", async () => {
+    await must(gateway, "echo hacked >>/etc/motd");
+    await must(builder, "rm /srv/build/.ccache.conf");
+    const known = readFileSync(lab.path("hosts"), "utf8");
+    await builder.rotateHostKey();
+    const run = await lab.apply(args, 6);
+    const results = resultsOf(run.events);
+    expect(results['host.gateway/file["/etc/motd"]']).toBe("ok");
+    expect(results['host.builder-1/file["/srv/build/.ccache.conf"]']).toBe("blocked");
+    expect(run.summary.problems[0]).toMatchObject({ code: "E_HOST_KEY_CHANGED", address: "host.builder-1" });
+    expect(run.summary.problems[0]?.message).toMatch(/SHA256:[A-Za-z0-9+/]{43}/);
+    expect(run.events.filter(({ type }) => type === "host.retrying")).toEqual([]);
+    expect(readFileSync(lab.path("hosts"), "utf8")).toBe(known);
+    const key = await must(builder, "cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub");
+    const others = known.split("\n").filter((line) => !line.startsWith(`${builder.address} `));
+    lab.write("hosts", `${others.join("\n")}${builder.address} ${key}\n`);
+    expect(await lab.pending(args)).toEqual({ 'host.builder-1/file["/srv/build/.ccache.conf"]': "create" });
+    await lab.apply(args);
+    expect(await lab.pending(args)).toEqual({});
+  });
+
   test("destroy restores what was there before, to the byte", async () => {
     const run = await lab.destroy(args);
     expect(run.summary.manual_steps).toEqual([]);
