@@ -388,6 +388,7 @@ build drops the reference to it; \`labctl artifact gc\` removes what nothing ref
   schema: buildSchema,
   attributes: buildAttributes,
   ownership: "shared",
+  stages: ["build", "collect"],
 
   awaits: (_desired, lab) => lab.filter((one) => one.kind === "build_server").flatMap((one) => [one.address]),
 

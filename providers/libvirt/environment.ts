@@ -290,6 +290,7 @@ Where a host fails, the next one that fits is tried.`,
   schema: environmentSchema,
   attributes: environmentAttributes,
   ownership: "exclusive",
+  stages: ["allocate", "transfer", "boot", "verify"],
 
   awaits: (_desired, lab) => lab.filter((one) => one.kind === "qemu_host").map((one) => one.address),
 

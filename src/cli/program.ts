@@ -27,6 +27,8 @@ import { version } from "./version.ts";
 export interface Host {
   readonly io: Io;
   readonly services: Services;
+  /** Takes help texts and the version. */
+  readonly print: (text: string) => void;
   /** Runs a handler with the context that the flags of this call make. */
   readonly invoke: (handler: (context: Context) => Promise<number>, command: Command) => Promise<void>;
 }
@@ -42,7 +44,7 @@ export function buildProgram(host: Host): Command {
     .allowExcessArguments(false)
     .helpCommand("help [command]", "the same as COMMAND --help")
     .configureOutput({
-      writeOut: (text) => void host.io.stdout.write(text),
+      writeOut: (text) => host.print(text),
       writeErr: (text) => void host.io.stderr.write(text),
       // Errors are rendered once, by run(): see usageError().
       outputError: () => undefined,

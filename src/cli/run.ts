@@ -31,9 +31,11 @@ export async function runProcess(argv: readonly string[]): Promise<number> {
 export async function run(argv: readonly string[], io: Io, services: Services, signals: Signals): Promise<number> {
   let context = quietContext(argv, io, services, signals);
   let exit = 0;
+  const printed: string[] = [];
   const program = buildProgram({
     io,
     services,
+    print: (text) => void (context.term.options.json ? printed.push(text) : io.stdout.write(text)),
     invoke: async (handler, command) => {
       const globals = globalsOf(command);
       context = { ...context, globals, term: terminalOf(io, globals, context.term) };
@@ -49,10 +51,15 @@ export async function run(argv: readonly string[], io: Io, services: Services, s
     return exit;
   } catch (error) {
     if (isCommanderError(error)) {
-      if (error.exitCode === 0) return 0;
+      const { json } = context.term.options;
+      if (error.exitCode === 0) {
+        const text = printed.join("").trimEnd();
+        if (json) context.term.json(error.code === "commander.version" ? { version: text } : { help: text });
+        return 0;
+      }
       // `labctl state`: a command that only has subcommands. Its help has been printed on stderr.
-      if (error.code === "commander.help") return 3;
-      return report(usageError(error), context);
+      if (error.code === "commander.help" && !json) return 3;
+      return report(error.code === "commander.help" ? incomplete() : usageError(error), context);
     }
     return report(error, context);
   }
@@ -94,6 +101,12 @@ function terminalOf(io: Io, globals: Context["globals"], old?: Terminal): Termin
 
 function isCommanderError(error: unknown): error is CommanderError {
   return error instanceof Error && "code" in error && String(error.code).startsWith("commander.");
+}
+
+function incomplete(): LabError {
+  return new LabError("E_USAGE", "no command is given, or only half of one", {
+    hint: "`labctl help` lists the commands, `labctl help COMMAND` what belongs to one",
+  });
 }
 
 function usageError(error: CommanderError): LabError {

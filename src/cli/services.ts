@@ -25,7 +25,7 @@ export interface Services {
   /** The file in its normal form, comments kept. */
   formatSpec(text: string, file: string): Promise<string>;
   /** Files of a small working lab, by path below the folder. */
-  initFiles(name: string): Promise<readonly { readonly path: string; readonly content: string }[]>;
+  initFiles(name: string, folder: string): Promise<readonly { readonly path: string; readonly content: string }[]>;
   /** Built-in kinds. */
   kinds(): Promise<ReadonlyMap<string, Kind>>;
   /** The JSON Schema of lab.yaml or pipeline.yaml. */

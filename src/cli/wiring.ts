@@ -43,9 +43,9 @@ export function wire(): Services {
       const { formatSpec } = await import("../config/index.ts");
       return formatSpec(text, file);
     },
-    initFiles: async (name) => {
+    initFiles: async (name, folder) => {
       const { initFiles } = await import("../config/index.ts");
-      return initFiles({ name });
+      return initFiles({ name, folder });
     },
     specSchema: async (which, known) => {
       const { labSchema, pipelineSchema } = await import("../config/index.ts");

@@ -90,7 +90,15 @@ export class Problems {
       return { ...diagnostic, frame: codeFrame(place.source.lines, diagnostic.at) };
     });
     if (this.#left > 0) {
-      sorted.push({ severity: "error", code: "E_SPEC_VALUE", message: `and ${this.#left} more problems` });
+      const last = sorted.at(-1)?.at;
+      sorted.push({
+        severity: "error",
+        code: "E_SPEC_MORE",
+        message: `and ${this.#left} more problems, which are not listed`,
+        hint: "mend these, and validate again",
+        // Beside the last one, so that it stays the last one however the list is sorted.
+        ...(last !== undefined && { at: last }),
+      });
     }
     return sorted;
   }

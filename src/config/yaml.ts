@@ -1,3 +1,4 @@
+import { basename } from "node:path";
 import {
   type Alias,
   Composer,
@@ -45,13 +46,7 @@ export function parseFully(source: SourceText, problems: Problems): SpecNode | u
   if (document === undefined || document.contents === null) {
     const error = document?.errors[0];
     if (error !== undefined) problems.error("E_YAML_SYNTAX", ...describe(error, source));
-    else
-      problems.error(
-        "E_SPEC_EMPTY",
-        `${source.shown} is empty`,
-        whole,
-        "`labctl init` writes a small lab to start from",
-      );
+    else refuseEmpty(source, whole, problems);
     return undefined;
   }
   const error = document.errors[0];
@@ -71,10 +66,17 @@ export function parseFully(source: SourceText, problems: Problems): SpecNode | u
   }
   const node = new Converter(source, problems).convert(document.contents);
   if (node?.type === "scalar" && isNull(node)) {
-    problems.error("E_SPEC_EMPTY", `${source.shown} is empty`, whole, "`labctl init` writes a small lab to start from");
+    refuseEmpty(source, whole, problems);
     return undefined;
   }
   return node;
+}
+
+function refuseEmpty(source: SourceText, whole: Place, problems: Problems): void {
+  const hint = /^pipeline\b/.test(basename(source.shown))
+    ? "the least that a pipeline holds is `labctl: 1`; without one there need be no file"
+    : "`labctl init` writes a small lab to start from";
+  problems.error("E_SPEC_EMPTY", `${source.shown} is empty`, whole, hint);
 }
 
 /** The documents of a text, or undefined where it nests too deeply: composing recurses, so the parser is watched. */

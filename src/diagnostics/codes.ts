@@ -15,6 +15,7 @@ export const CODES = {
   E_SPEC_ENCODING: { exit: 3, title: "the spec file is not UTF-8 text" },
   E_SPEC_TOO_LARGE: { exit: 3, title: "the spec is larger than labctl reads" },
   E_SPEC_EMPTY: { exit: 3, title: "the spec file is empty" },
+  E_SPEC_MORE: { exit: 3, title: "more problems than are listed" },
   E_YAML_SYNTAX: { exit: 3, title: "not valid YAML" },
   E_YAML_DUPLICATE_KEY: { exit: 3, title: "a key stands twice" },
   E_YAML_ALIAS: { exit: 3, title: "an alias without an anchor, or too many aliases" },

@@ -141,12 +141,12 @@ export class Session implements LabSession {
         : new Map(resources.map((resource) => [resource.address, resource]));
     this.#experimental = options.experimental;
     refuseExperimental(this.kinds, resources, moved.rows, options.experimental);
+    const imports = new Map([...this.lab.imports, ...(options.imports ?? [])].map((one) => [one.address, one.id]));
+    importRows(imports, this.#resources, kinds);
     const graph = dependencyGraph(resources, moved.rows);
     const selected = new Set(
       [...selectAddresses(graph, options, options.mode)].filter((address) => this.#owns(address, view, moved.from)),
     );
-    const imports = new Map([...this.lab.imports, ...(options.imports ?? [])].map((one) => [one.address, one.id]));
-    importRows(imports, this.#resources, kinds);
     const secrets = await resolveSecrets(this.lab, selected, this.#resources, this.#parts.secret);
     const signal = options.signal ?? new AbortController().signal;
 

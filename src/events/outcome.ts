@@ -18,7 +18,8 @@ export interface ResourceOutcome {
 
 export interface StageOutcome {
   readonly stage: string;
-  readonly result: "running" | "completed" | "failed";
+  /** `pending`: still to come. `skipped`: never reached, since it ended before. */
+  readonly result: "pending" | "running" | "completed" | "failed" | "skipped";
   readonly duration_ms?: number;
 }
 
@@ -56,6 +57,10 @@ export function outcomeOf(events: Iterable<LabEvent>): RunOutcome {
     switch (event.type) {
       case "plan.made":
         plan = event.plan;
+        for (const draft of drafts.values()) draft.stages = [];
+        for (const { address, stages = [] } of plan.actions) {
+          if (stages.length > 0) of(address).stages = stages.map((stage) => ({ stage, result: "pending" }));
+        }
         break;
       case "action.started": {
         const draft = of(event.address);
@@ -65,7 +70,7 @@ export function outcomeOf(events: Iterable<LabEvent>): RunOutcome {
         break;
       }
       case "stage.started":
-        of(event.address).stages.push({ stage: event.stage, result: "running" });
+        begin(of(event.address).stages, event.stage);
         break;
       case "stage.finished": {
         const { stages } = of(event.address);
@@ -84,8 +89,12 @@ export function outcomeOf(events: Iterable<LabEvent>): RunOutcome {
         draft.duration_ms = event.duration_ms;
         if (event.problem !== undefined) draft.problem = event.problem;
         if (event.because !== undefined) draft.because = event.because;
+        skipPending(draft.stages);
         break;
       }
+      case "run.finished":
+        for (const { stages } of drafts.values()) skipPending(stages);
+        break;
       default:
         break;
     }
@@ -97,6 +106,25 @@ export function outcomeOf(events: Iterable<LabEvent>): RunOutcome {
     else if (known === undefined) of(action.address);
   }
   return { plan, resources: drafts };
+}
+
+/** A stage that comes again (another host, another try) stands before those still to come; one outside the plan means that they do not. */
+function begin(stages: StageOutcome[], stage: string): void {
+  const running: StageOutcome = { stage, result: "running" };
+  const planned = stages.findIndex((one) => one.stage === stage && one.result === "pending");
+  if (planned >= 0) {
+    stages[planned] = running;
+    return;
+  }
+  if (!stages.some((one) => one.stage === stage)) skipPending(stages);
+  const next = stages.findIndex((one) => one.result === "pending");
+  stages.splice(next < 0 ? stages.length : next, 0, running);
+}
+
+function skipPending(stages: StageOutcome[]): void {
+  for (const [at, { stage, result }] of stages.entries()) {
+    if (result === "pending") stages[at] = { stage, result: "skipped" };
+  }
 }
 
 /** Pure. What a run was to bring about and did not, in the order of its plan: what to apply again. `within`: only there. */

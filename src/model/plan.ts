@@ -80,6 +80,8 @@ export interface PlannedAction {
   /** The resource's own dependencies, kept in its row for the day it is deleted. */
   readonly depends: readonly Address[];
   readonly options: ResourceOptions;
+  /** The stages that it goes through, in order, where its kind has any. */
+  readonly stages?: readonly string[];
   /** The address the row had before a `moved:`. */
   readonly moved_from?: Address;
   /** The id given by `import:`. */

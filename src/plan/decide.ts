@@ -44,6 +44,9 @@ export interface Decision {
   readonly observed: ValueMap | undefined;
 }
 
+/** Actions that carry a resource through the stages of its kind. */
+const STAGED: ReadonlySet<ActionType> = new Set(["create", "update", "replace"]);
+
 /** Decides the action for each address. Called in dependency order, so that references find what was decided before. */
 export class Decider {
   readonly decisions = new Map<Address, Decision>();
@@ -122,6 +125,7 @@ export class Decider {
         after_soft: [],
         depends: resource.depends,
         options: resource.options,
+        ...(kind.stages !== undefined && STAGED.has(verdict.action) && { stages: kind.stages }),
         ...this.#origin(address),
         at: resource.at,
       },

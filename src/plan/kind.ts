@@ -6,6 +6,7 @@ export interface PlanKind {
   readonly ownership: "exclusive" | "shared";
   readonly schema: PlanSchema;
   readonly attributes: PlanSchema;
+  readonly stages?: readonly string[];
   taints?(sensitive: ReadonlySet<string>, desired: Record<string, Plain>): readonly string[];
   diff?(input: PlanDiffInput): readonly PlanPropertyDiff[];
 }

@@ -241,6 +241,11 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
    */
   after?(desired: D, siblings: readonly Sibling[], address: Address): readonly Address[];
   /**
+   * The stages that `reconcile` tells of (see {@link OperationContext.stage}), in the order in which they come where all goes well:
+   * with them whoever looks sees also what is still to come, and what was never reached.
+   */
+  readonly stages?: readonly string[];
+  /**
    * Pure. Resources elsewhere in the lab that come first where they have something to do: the servers that a build may
    * go to. Order only, and soft, as `after`.
    */

@@ -172,6 +172,19 @@ describe("from source to a booted, ready machine", () => {
     expect(problem?.code).toBe("E_BOOT_CRASHED");
     expect(problem?.message).toMatch(/Attempted to kill init/);
     expect(problem?.message).toMatch(/rolled back/);
+    const told = JSON.parse((await ws.run(["show", "last", "--json"])).stdout) as {
+      resources: Record<string, { stages: { stage: string; result: string }[] }>;
+    };
+    expect(told.resources["environment.smoke"]?.stages.map(({ stage, result }) => `${stage} ${result}`)).toEqual([
+      "allocate completed",
+      "transfer completed",
+      "boot completed",
+      "verify failed",
+      "rollback completed",
+      "transfer completed",
+      "boot completed",
+      "verify completed",
+    ]);
     expect(await virt.virsh("domstate", "bench-ci-smoke")).toBe("running");
     const log = await virt.run("cat", "/var/log/libvirt/qemu/bench-ci-smoke-console.log");
     expect(log).toContain("lab-env: up, changed, on");

@@ -242,8 +242,7 @@ describe.skipIf(unavailable !== undefined)("examples/ssh-lab", () => {
   });
 
   test("the gateway goes away in the middle: what is behind it fails, the rest converges, running again finishes", async () => {
-    const slow =
-      '#!/bin/sh\\n[ "$2" = 4096 ] && { touch /tmp/seeding; sleep 20; }\\nexec /usr/bin/head "$@"\\n';
+    const slow = '#!/bin/sh\\n[ "$2" = 4096 ] && { touch /tmp/seeding; sleep 20; }\\nexec /usr/bin/head "$@"\\n';
     await must(target, `rm /srv/test/seed; printf '${slow}' >/usr/local/bin/head; chmod 755 /usr/local/bin/head`);
     await must(builder, "rm /srv/build/.ccache.conf");
     const process = lab.spawn(["apply", "--auto-approve", "--json", ...args]);
@@ -267,7 +266,9 @@ describe.skipIf(unavailable !== undefined)("examples/ssh-lab", () => {
       ]);
       const plan = await lab.plan(args, 5);
       const blocked = plan.actions.filter(({ action }) => action === "blocked").map(({ address }) => address);
-      expect(new Set(blocked.map((address) => address.split("/")[0]))).toEqual(new Set(["host.gateway", "host.target"]));
+      expect(new Set(blocked.map((address) => address.split("/")[0]))).toEqual(
+        new Set(["host.gateway", "host.target"]),
+      );
     } finally {
       await gateway.startSshd();
       await must(target, "rm -f /usr/local/bin/head /tmp/seeding");

@@ -53,6 +53,55 @@ const CHAIN: Plan = plan([
   action({ address: "vm.c", action: "adopt", import_id: "scratch" }),
 ]);
 
+test("stages still to come are pending, those that never come are skipped", () => {
+  const vm = "environment.e";
+  const told = (...more: Parameters<typeof events>[0]) =>
+    outcomeOf(
+      events([
+        {
+          type: "plan.made",
+          plan: plan([action({ address: vm, action: "create", stages: ["allocate", "transfer", "boot", "verify"] })]),
+        },
+        { type: "action.started", address: vm, action: "create", attempt: 1 },
+        ...more,
+      ]),
+    )
+      .resources.get(vm)
+      ?.stages.map(({ stage, result }) => `${stage} ${result}`);
+  const begun = (stage: string) => ({ type: "stage.started", address: vm, stage }) as const;
+  const ended = (stage: string, result: "completed" | "failed") =>
+    ({ type: "stage.finished", address: vm, stage, result, duration_ms: 1 }) as const;
+  expect(told()).toEqual(["allocate pending", "transfer pending", "boot pending", "verify pending"]);
+  const allocated = [begun("allocate"), ended("allocate", "completed"), begun("transfer")];
+  expect(told(...allocated)).toEqual(["allocate completed", "transfer running", "boot pending", "verify pending"]);
+  const failed = [...allocated, ended("transfer", "failed")];
+  expect(told(...failed, finished(vm, "failed"))).toEqual([
+    "allocate completed",
+    "transfer failed",
+    "boot skipped",
+    "verify skipped",
+  ]);
+  // Another host: what comes again stands before what is still to come.
+  expect(told(...failed, ...allocated)).toEqual([
+    "allocate completed",
+    "transfer failed",
+    "allocate completed",
+    "transfer running",
+    "boot pending",
+    "verify pending",
+  ]);
+  // A rollback has stages of its own.
+  expect(told(...failed, begun("rollback"), begun("transfer"), ended("transfer", "completed"), begun("boot"))).toEqual([
+    "allocate completed",
+    "transfer failed",
+    "boot skipped",
+    "verify skipped",
+    "rollback running",
+    "transfer completed",
+    "boot running",
+  ]);
+});
+
 test("what is left of a run is all that did not end well, in the order of its plan", () => {
   const outcome = outcomeOf(
     events([

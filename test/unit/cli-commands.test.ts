@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { listRuns } from "../../src/events/index.ts";
@@ -259,6 +259,23 @@ describe("runs", () => {
     expect(logs.out).toContain("said that");
   });
 
+  test("show tells what a run planned and what came of it", async () => {
+    const id = (await listRuns(lab.statePath))[0]?.id ?? "";
+    for (const what of ["last", id, id.slice(0, 12)]) {
+      const { out, code } = await cli(lab, ["show", what]);
+      expect(code).toBe(0);
+      expect(out).toContain(`${id} apply: ok`);
+      expect(out).toContain("labctl apply --auto-approve");
+      expect(out).toContain("Plan: 1 to create");
+      expect(out).toMatch(/What came of it:\n {2}host\.a\/file\["\/x"\]: /);
+    }
+    const { run, plan: planned, resources } = JSON.parse((await cli(lab, ["show", "last", "--json"])).out);
+    expect(run).toMatchObject({ id, state: "ok" });
+    expect(planned.actions).toHaveLength(1);
+    expect(resources['host.a/file["/x"]'].attempts).toBe(1);
+    expect(await cli(lab, ["show", "20010101T000000Z-000000"])).toMatchObject({ code: 3 });
+  });
+
   test("logs of one resource, and of what contains it", async () => {
     for (const address of ["host.a", 'host.a/file["/x"]']) {
       const { out } = await cli(lab, ["logs", address]);
@@ -295,6 +312,18 @@ describe("writing specs", () => {
     expect(await readFile(join(lab.root, "My Lab!", "lab.yaml"), "utf8")).toContain("name: my-lab");
     expect((await cli(lab, ["init", "My Lab!"])).code).toBe(3);
     expect((await cli(lab, ["init", "x", "--name", "Not OK"])).code).toBe(3);
+  });
+
+  test("init takes no folder that is somebody's", async () => {
+    const name = `t${process.pid}`;
+    const taken = `/tmp/labctl-${name}`;
+    await mkdir(taken);
+    try {
+      await cli(lab, ["init", "x", "--name", name]);
+    } finally {
+      await rm(taken, { recursive: true });
+    }
+    expect(await readFile(join(lab.root, "x", "lab.yaml"), "utf8")).toContain(`# ${taken}-2\n`);
   });
 
   test("schema names what there is when asked for something else", async () => {

@@ -69,7 +69,7 @@ export class ScriptedLab {
           ...(this.now !== undefined && { now: this.now }),
         }),
       formatSpec: async (text) => `${text.trimEnd()}\n`,
-      initFiles: async (name) => [{ path: "lab.yaml", content: `labctl: 1\nname: ${name}\n` }],
+      initFiles: async (name, folder) => [{ path: "lab.yaml", content: `# ${folder}\nlabctl: 1\nname: ${name}\n` }],
       kinds: async () => this.kinds,
       specSchema: async (which) => ({ $id: which }),
       kindReference: async (kind) => `# ${kind.kind}`,

@@ -385,3 +385,17 @@ test("every command has help with examples", async () => {
     expect(help.out).toContain("--json");
   }
 });
+
+test("with --json help, version and half a command are JSON too", async () => {
+  const json = async (...args: string[]): Promise<{ code: number; out: Record<string, unknown> }> => {
+    const { code, out } = await cli(lab, [...args, "--json"]);
+    return { code, out: JSON.parse(out) as Record<string, unknown> };
+  };
+  expect(await json("--version")).toEqual({ code: 0, out: { version: expect.stringMatching(/^\d+\.\d+/) } });
+  for (const args of [["--help"], ["help", "apply"], ["apply", "--help"]]) {
+    expect(await json(...args), args.join(" ")).toEqual({ code: 0, out: { help: expect.stringContaining("Usage:") } });
+  }
+  for (const args of [[], ["state"], ["hots"]]) {
+    expect(await json(...args), args.join(" ")).toMatchObject({ code: 3, out: { error: { code: "E_USAGE" } } });
+  }
+});

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { chmod, mkdir, readdir, readFile, realpath, rename, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, lstat, mkdir, readdir, readFile, realpath, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { closest } from "fastest-levenshtein";
@@ -57,7 +57,8 @@ export function registerAuthor(program: Command, host: Host): void {
 async function initLab(context: Context, folder: string, name: string | undefined): Promise<number> {
   const { term, services } = context;
   const root = resolve(term.io.cwd, folder);
-  const files = await services.initFiles(labName(name, root));
+  const lab = labName(name, root);
+  const files = await services.initFiles(lab, await freeFolder(`/tmp/labctl-${lab}`));
   const written: string[] = [];
   const kept: string[] = [];
   for (const file of files) {
@@ -83,6 +84,14 @@ async function initLab(context: Context, folder: string, name: string | undefine
     term.out(`\nNext: \`labctl plan${where}\` shows what it would do, \`labctl apply${where}\` does it.`);
   }
   return 0;
+}
+
+/** `wanted`, or that with a number, where nothing is yet: what is there is somebody's. */
+async function freeFolder(wanted: string): Promise<string> {
+  for (let n = 1; ; n++) {
+    const path = n === 1 ? wanted : `${wanted}-${n}`;
+    if ((await lstat(path).catch(() => undefined)) === undefined) return path;
+  }
 }
 
 function labName(name: string | undefined, root: string): string {

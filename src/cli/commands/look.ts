@@ -1,8 +1,16 @@
 import { resolve } from "node:path";
 import { Option, type Command } from "commander";
 import { LabError } from "../../diagnostics/index.ts";
-import { listRuns, stateOf } from "../../events/index.ts";
-import { canonicalAddress, formatDuration, isWithin, LAB_SCOPE, type Plain, type Row } from "../../model/index.ts";
+import { findRun, listRuns, readOutcome, stateOf } from "../../events/index.ts";
+import {
+  canonicalAddress,
+  formatDuration,
+  isWithin,
+  LAB_SCOPE,
+  type Plain,
+  type Row,
+  type RunRecord,
+} from "../../model/index.ts";
 import { type Context, selectionOf } from "../context.ts";
 import { summaryOf, withLab } from "../lab.ts";
 import { readPlanFile } from "../plan-file.ts";
@@ -11,7 +19,7 @@ import { renderDot, renderMermaid, renderTree } from "../renderers/graph.ts";
 import { paintFor } from "../renderers/paint.ts";
 import { renderPlan } from "../renderers/plan.ts";
 import { holdText, renderMap, renderPairs, renderRow, renderRows } from "../renderers/rows.ts";
-import { paintState } from "../renderers/runs.ts";
+import { paintState, renderOutcome, renderRun } from "../renderers/runs.ts";
 import { plural, visible } from "../renderers/text.ts";
 import { formatValue, isMap, nameOf } from "../renderers/value.ts";
 import { activeHold, holderText, readWhole, rowsWithin, stateOfLab } from "../state-access.ts";
@@ -48,10 +56,18 @@ export function registerLook(program: Command, host: Host): void {
 
   const show = program
     .command("show")
-    .argument("[address-or-plan]", "a resource, or a plan saved with `plan --out`")
-    .summary("what labctl knows of a resource, or a saved plan")
-    .description("Shows what the state knows: all of it, one resource, or a saved plan in full.")
-    .addHelpText("after", "\nExamples:\n  labctl show\n  labctl show host.builder-1\n  labctl show change.plan -v");
+    .argument(
+      "[what]",
+      "a resource, a run (its id, the beginning of one, or `last`), or a plan saved with `plan --out`",
+    )
+    .summary("what labctl knows of a resource, a run or a saved plan")
+    .description(
+      "Shows what the state knows: all of it, or one resource; of a recorded run, what it planned and what came of it; or a saved plan in full.",
+    )
+    .addHelpText(
+      "after",
+      "\nExamples:\n  labctl show\n  labctl show host.builder-1\n  labctl show last\n  labctl show change.plan -v",
+    );
   show.action(async (what: string | undefined) => {
     await host.invoke((context) => showState(context, what), show);
   });
@@ -148,13 +164,15 @@ async function showState(context: Context, what: string | undefined): Promise<nu
     }
     return 0;
   }
-  const { store } = await stateOfLab(context, selectionOf(context));
+  const { store, settings } = await stateOfLab(context, selectionOf(context));
+  const run = what === undefined ? undefined : await findRun(settings.path, what);
+  if (run !== undefined) return showRun(context, settings.path, run);
   const view = await readWhole(store);
   if (what !== undefined) {
     const address = canonicalAddress(what);
     if (address === undefined) {
-      throw new LabError("E_USAGE", `${JSON.stringify(what)} is neither an address nor a saved plan`, {
-        hint: "`labctl state list` lists the addresses",
+      throw new LabError("E_USAGE", `${JSON.stringify(what)} is no address, no recorded run and no saved plan`, {
+        hint: "`labctl state list` lists the addresses, `labctl history` the runs",
       });
     }
     const rows = rowsWithin(view.rows, address);
@@ -173,6 +191,23 @@ async function showState(context: Context, what: string | undefined): Promise<nu
     if (Object.keys(view.outputs).length > 0) term.out("\noutputs:");
     for (const [key, value] of Object.entries(view.outputs)) term.out(`  ${nameOf(key)} = ${formatValue(value)}`);
   }
+  return 0;
+}
+
+/** What a recorded run planned, and what came of it. */
+async function showRun(context: Context, dir: string, run: RunRecord): Promise<number> {
+  const { term } = context;
+  const { plan, resources } = await readOutcome(dir, run.id);
+  if (term.options.json) {
+    term.json({ run: { ...run, state: stateOf(run) }, plan: plan ?? null, resources: Object.fromEntries(resources) });
+    return 0;
+  }
+  const style = styleOf(term);
+  term.out(renderRun({ run, state: stateOf(run) }, style));
+  term.out("");
+  term.out(plan === undefined ? "It made no plan." : renderPlan(plan, style));
+  const outcome = renderOutcome(plan?.actions ?? [], resources, style);
+  if (outcome !== "") term.out(`\n${outcome}`);
   return 0;
 }
 

@@ -1,8 +1,10 @@
-import { formatDuration, type LabEvent, type RunRecord } from "../../model/index.ts";
+import type { ResourceOutcome } from "../../events/index.ts";
+import { type Address, formatDuration, type LabEvent, type PlannedAction, type RunRecord } from "../../model/index.ts";
 import { type Paint, paintFor, type Style } from "./paint.ts";
 import { createPlainRenderer } from "./plain.ts";
 import { renderTable } from "./table.ts";
-import { visible } from "./text.ts";
+import { indent, plural, visible, visibleLine } from "./text.ts";
+import { problemLine, resultWord, stageLine } from "./words.ts";
 
 export interface RunLine {
   readonly run: RunRecord;
@@ -50,6 +52,39 @@ export function renderEnding({ run, state }: RunLine, paint: Paint): string {
   const took = run.summary === undefined ? "" : ` after ${formatDuration(run.summary.duration_ms)}`;
   const what = counts(run);
   return `${visible(run.id)} ${visible(run.command)}: ${paintState(state, paint)}${took}${what === "" ? "" : ` (${what})`}`;
+}
+
+/** Who ran what, when, and how it ended. */
+export function renderRun(line: RunLine, style: Style): string {
+  const paint = paintFor(style);
+  const { run } = line;
+  return [
+    renderEnding(line, paint),
+    paint.dim(`  ${visible(`${run.who}@${run.host}`)}, ${visible(run.started_at.replace("T", " ").slice(0, 19))} UTC:`),
+    `  labctl ${visibleLine(run.argv.join(" "))}`,
+  ].join("\n");
+}
+
+/** What came of each action of a plan, with its stages; empty where there was nothing to do. */
+export function renderOutcome(
+  actions: readonly PlannedAction[],
+  resources: ReadonlyMap<Address, ResourceOutcome>,
+  style: Style,
+): string {
+  const paint = paintFor(style);
+  const lines = actions.flatMap(({ address, action }) => {
+    const one = resources.get(address);
+    if (one === undefined || one.result === "noop") return [];
+    const took = one.duration_ms === undefined || one.attempts === 0 ? "" : ` after ${formatDuration(one.duration_ms)}`;
+    const tries = one.attempts > 1 ? `, ${plural(one.attempts, "attempt")}` : "";
+    const blame = one.because === undefined ? "" : ` because of ${visible(one.because)}`;
+    return [
+      `  ${visible(address)}: ${resultWord(action, one.result, paint)}${took}${tries}${blame}`,
+      ...(one.problem === undefined ? [] : [indent(problemLine(one.problem, paint), 4)]),
+      ...one.stages.map((stage) => indent(stageLine(stage, paint), 4)),
+    ];
+  });
+  return lines.length === 0 ? "" : [`${paint.bold("What came of it:")}`, ...lines].join("\n");
 }
 
 function counts(run: RunRecord): string {

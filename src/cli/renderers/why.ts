@@ -3,7 +3,7 @@ import type { PropertyChange } from "../../model/index.ts";
 import { type Paint, paintFor, type Style } from "./paint.ts";
 import { indent, plural, visible, visibleLine } from "./text.ts";
 import { formatValue, sidesOf } from "./value.ts";
-import { ACTIONS, paintAction, problemLine } from "./words.ts";
+import { paintAction, problemLine, resultWord, stageLine } from "./words.ts";
 
 /** Why a run did what it did to one resource, as data: what `--json` gives. */
 export interface Why {
@@ -73,27 +73,13 @@ function outcome(why: Why, paint: Paint): string[] {
   const took = why.duration_ms === undefined || why.attempts === 0 ? "" : ` after ${formatDuration(why.duration_ms)}`;
   const tries = why.attempts > 1 ? `, ${plural(why.attempts, "attempt")}` : "";
   const blame = why.because === undefined ? "" : `, since ${visible(why.because)} failed`;
-  const lines = [`${painted(why, paint)}${took}${tries}${blame}`];
+  const lines = [`${resultWord(why.action.action, why.result, paint)}${took}${tries}${blame}`];
   if (why.problem !== undefined) {
     lines.push(...problemLine(why.problem, paint).split("\n"));
     if (why.problem.hint !== undefined) lines.push(`${paint.cyan("hint:")} ${visible(why.problem.hint)}`);
   }
-  for (const { stage, result, duration_ms } of why.stages) {
-    const time = duration_ms === undefined ? "" : ` ${paint.dim(formatDuration(duration_ms))}`;
-    lines.push(`${visible(stage)}: ${result === "failed" ? paint.red(result) : result}${time}`);
-  }
+  lines.push(...why.stages.map((one) => stageLine(one, paint)));
   return section("What came of it", lines, paint);
-}
-
-function painted({ result, action }: Why, paint: Paint): string {
-  switch (result) {
-    case "ok":
-      return paint.green(ACTIONS[action.action].done);
-    case "failed":
-      return paint.red("failed");
-    default:
-      return paint.yellow(visible(result.replace("_", " ")));
-  }
 }
 
 function notes({ notes: all }: Why, style: Style, paint: Paint): string[] {

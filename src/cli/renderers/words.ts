@@ -1,4 +1,4 @@
-import type { ActionType, Address, Problem } from "../../model/index.ts";
+import { type ActionType, type Address, formatDuration, type Problem } from "../../model/index.ts";
 import type { Paint } from "./paint.ts";
 import { visible } from "./text.ts";
 
@@ -58,4 +58,25 @@ export function splitRoot(address: Address): { readonly root: Address; readonly 
 /** Message and code on one line. */
 export function problemLine(problem: Problem, paint: Paint): string {
   return `${visible(problem.message)} ${paint.dim(`[${problem.code}]`)}`;
+}
+
+/** What came of an action: `created`, `failed`, `skipped`. */
+export function resultWord(action: ActionType, result: string, paint: Paint): string {
+  switch (result) {
+    case "ok":
+      return paint.green(ACTIONS[action].done);
+    case "failed":
+      return paint.red("failed");
+    default:
+      return paint.yellow(visible(result.replace("_", " ")));
+  }
+}
+
+/** `boot: completed 4.1 s` */
+export function stageLine(
+  { stage, result, duration_ms }: { readonly stage: string; readonly result: string; readonly duration_ms?: number },
+  paint: Paint,
+): string {
+  const time = duration_ms === undefined ? "" : ` ${paint.dim(formatDuration(duration_ms))}`;
+  return `${visible(stage)}: ${result === "failed" ? paint.red(result) : visible(result)}${time}`;
 }

@@ -77,7 +77,7 @@ hosts:
 });
 
 test("init writes a lab that is valid and in its normal form", async () => {
-  const files = initFiles({ name: "my-lab" });
+  const files = initFiles({ name: "my-lab", folder: "/tmp/my-lab" });
   const lab = files.find((file) => file.path === "lab.yaml")?.content ?? "";
   expect(formatSpec(lab, "lab.yaml")).toBe(lab);
   await inFolder(Object.fromEntries(files.map((file) => [file.path, file.content])), async (folder) => {
