@@ -1,6 +1,8 @@
 import { toProblem } from "../diagnostics/index.ts";
+import type { Place } from "../graph/index.ts";
 import type { Address } from "../model/index.ts";
 import type { OperationContext } from "../provider/index.ts";
+import type { Scheduler } from "../scheduling/index.ts";
 import { LineOutput } from "./output.ts";
 import type { ExecutorPorts } from "./ports.ts";
 import type { Target } from "./target.ts";
@@ -10,6 +12,7 @@ export class OperationContexts {
   readonly #ports: ExecutorPorts;
   readonly #reversible: boolean;
   readonly #journal: (write: Promise<void>) => Promise<void>;
+  readonly #places = new Map<Address, Place>();
   /** What is printed, by the id of the operation. */
   readonly #outputs = new Map<string, LineOutput>();
 
@@ -18,6 +21,11 @@ export class OperationContexts {
     this.#ports = ports;
     this.#reversible = reversible;
     this.#journal = journal;
+  }
+
+  /** The operations of this address have `place`, and give it away while they wait for a machine. */
+  placed(address: Address, place: Place): void {
+    this.#places.set(address, place);
   }
 
   make(target: Target, back: boolean, op: string, attempt: number, signal: AbortSignal): OperationContext {
@@ -29,8 +37,11 @@ export class OperationContexts {
         bus.emit({ type: "log.line", level: "info", component: target.kind.kind, address, message, stream }),
       );
     this.#outputs.set(op, output);
+    const context = this.#ports.context(address, signal);
+    const place = this.#places.get(address);
     return {
-      ...this.#ports.context(address, signal),
+      ...context,
+      ...(place !== undefined && { scheduler: waitingOutside(context.scheduler, place) }),
       attempt,
       direction: back ? "back" : this.#reversible ? "reversible" : "forward",
       progress: (fraction, text) =>
@@ -74,4 +85,31 @@ export class OperationContexts {
       throw error;
     }
   }
+}
+
+/**
+ * What is waited for may be given back by an operation that has not begun yet: whoever waits takes up none of the parallelism.
+ */
+function waitingOutside(scheduler: Scheduler, place: Place): Scheduler {
+  return {
+    allocate: async (request, options) => {
+      let back: (() => Promise<void>) | undefined;
+      try {
+        return await scheduler.allocate(request, {
+          ...options,
+          onWaiting: (waiting) => {
+            back ??= place.leave();
+            options.onWaiting?.(waiting);
+          },
+        });
+      } finally {
+        await back?.();
+      }
+    },
+    release: (what) => scheduler.release(what),
+    preview: (request, candidates) => scheduler.preview(request, candidates),
+    leases: () => scheduler.leases(),
+    waiting: () => scheduler.waiting(),
+    close: () => scheduler.close(),
+  };
 }

@@ -1,5 +1,5 @@
 import { type Code, LabError, toProblem } from "../diagnostics/index.ts";
-import { Graph, type Unit, walk } from "../graph/index.ts";
+import { Graph, type Place, type Unit, walk } from "../graph/index.ts";
 import {
   type ActionResult,
   type Address,
@@ -135,7 +135,7 @@ class Execution {
       sizeOf: (key) => (key === "noop" ? 1024 : key.startsWith("many ") ? UNIT_SIZE : 1),
       permitsOf: (address) => this.#permits(this.#action(address)),
       isSoft: (node, before) => soft.has(`${node}\n${before}`),
-      run: (unit) => this.#runUnit(unit),
+      run: (unit, place) => this.#runUnit(unit, place),
       skip: (address, because) => this.#ledger.skip(this.#action(address), because),
       mayStart: () => !this.#stop && !this.#options.soft.aborted && !this.#options.hard.aborted,
       ...(this.#options.batch !== undefined && {
@@ -169,8 +169,11 @@ class Execution {
   }
 
   /** Runs one unit and tells which of its addresses failed. */
-  async #runUnit(unit: Unit): Promise<ReadonlySet<string>> {
+  async #runUnit(unit: Unit, place: Place): Promise<ReadonlySet<string>> {
     const actions = unit.nodes.map((address) => this.#action(address));
+    // Others of a larger unit may be at work while one of them waits: those keep their place.
+    const [only, another] = actions;
+    if (only !== undefined && another === undefined) this.#operations.placed(only.address, place);
     try {
       if (actions[0]?.action === "noop") return await this.#settleNoops(actions);
       const failed = new Set<string>();

@@ -1,6 +1,8 @@
 import { LabError, toLabError, toProblem } from "../diagnostics/index.ts";
+import type { Place } from "../graph/index.ts";
 import {
   type ActionType,
+  type Address,
   type Plain,
   type PlannedAction,
   type PropertyChange,
@@ -43,6 +45,11 @@ export class Operations {
   constructor(ports: ExecutorPorts, reversible = false) {
     this.#ports = ports;
     this.#contexts = new OperationContexts(ports, reversible, (write) => this.#journal(write));
+  }
+
+  /** The operations of this address have `place`, and give it away while they wait for a machine. */
+  placed(address: Address, place: Place): void {
+    this.#contexts.placed(address, place);
   }
 
   /** Reads targets of one kind and parent again, in one go. Unreachable ones are errors. */

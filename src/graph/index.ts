@@ -1,2 +1,2 @@
 export { Graph } from "./graph.ts";
-export { type Permit, type Unit, walk, type WalkOptions } from "./scheduler.ts";
+export { type Permit, type Place, type Unit, walk, type WalkOptions } from "./scheduler.ts";

@@ -12,6 +12,15 @@ export interface Unit {
   readonly permits: readonly Permit[];
 }
 
+/** The share of the parallelism that a unit has. Its permits are its own until it ends. */
+export interface Place {
+  /**
+   * Gives it away for as long as the unit only waits for others, some of whom may not have begun. What comes back is called when
+   * the wait is over, and resolves when there is a place again; those that were there before go first.
+   */
+  leave(): () => Promise<void>;
+}
+
 export interface WalkOptions {
   /** Most units at once. */
   readonly parallelism: number;
@@ -21,7 +30,7 @@ export interface WalkOptions {
   readonly sizeOf: (key: string) => number;
   readonly permitsOf: (node: string) => readonly Permit[];
   /** Runs one unit; must not reject. Returns the nodes whose successors must not run. */
-  readonly run: (unit: Unit) => Promise<ReadonlySet<string>>;
+  readonly run: (unit: Unit, place: Place) => Promise<ReadonlySet<string>>;
   /** True where `node` merely comes after `before`: it runs also where `before` failed or was skipped. */
   readonly isSoft?: (node: string, before: string) => boolean;
   /** Told of each node that will not run, and of the failed node that is the reason. */
@@ -54,7 +63,11 @@ class Walk {
   /** Nodes left for each group of a rolling batch, and the groups that were begun. */
   readonly #left = new Map<string, number>();
   readonly #open = new Set<string>();
+  /** Units that have a place. */
   #running = 0;
+  /** Units that gave theirs away, and those of them that want one again, in the order in which they do. */
+  #away = 0;
+  readonly #returning: (() => void)[] = [];
   #wake: () => void = () => undefined;
 
   constructor(graph: Graph, options: WalkOptions) {
@@ -74,7 +87,7 @@ class Walk {
       this.#startWhatCan(false);
       // Hosts of a rolling batch may wait for a host outside it: then one more is let in, lest they wait for ever.
       if (this.#running === 0) this.#startWhatCan(true);
-      if (this.#running === 0) return this.#pending;
+      if (this.#running + this.#away === 0) return this.#pending;
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
@@ -82,6 +95,13 @@ class Walk {
   }
 
   #startWhatCan(letOneIn: boolean): void {
+    while (this.#running < this.#options.parallelism) {
+      const back = this.#returning.shift();
+      if (back === undefined) break;
+      this.#away -= 1;
+      this.#running += 1;
+      back();
+    }
     if (!this.#options.mayStart()) return;
     for (const key of this.#ready.keys()) {
       while (this.#running < this.#options.parallelism) {
@@ -122,13 +142,25 @@ class Walk {
     this.#running += 1;
     for (const node of unit.nodes) this.#unready(node);
     for (const { name } of unit.permits) this.#held.set(name, (this.#held.get(name) ?? 0) + 1);
-    void this.#options.run(unit).then((failed) => {
+    void this.#options.run(unit, { leave: () => this.#giveAway() }).then((failed) => {
       this.#running -= 1;
       for (const { name } of unit.permits) this.#held.set(name, (this.#held.get(name) ?? 1) - 1);
       for (const node of unit.nodes) this.#leave(node);
       for (const node of unit.nodes) this.#end(node, !failed.has(node));
       this.#wake();
     });
+  }
+
+  #giveAway(): () => Promise<void> {
+    this.#running -= 1;
+    this.#away += 1;
+    // Not at once: the walk may be just about to fall asleep.
+    queueMicrotask(() => this.#wake());
+    return () =>
+      new Promise((resolve) => {
+        this.#returning.push(resolve);
+        queueMicrotask(() => this.#wake());
+      });
   }
 
   /** Frees what waited for a node, or skips it where the node did not end well. */

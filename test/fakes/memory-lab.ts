@@ -20,7 +20,7 @@ import {
 } from "../../src/model/index.ts";
 import { applyMoves, dependencyGraph, makePlan, rowReading, selectAddresses } from "../../src/plan/index.ts";
 import type { Kind } from "../../src/provider/index.ts";
-import { createScheduler } from "../../src/scheduling/index.ts";
+import { createScheduler, type Scheduler } from "../../src/scheduling/index.ts";
 import type { StateSession } from "../../src/state/port.ts";
 
 export interface Declaration {
@@ -67,9 +67,12 @@ export class MemoryLab {
   readonly events: EventBody[] = [];
   readonly kinds: ReadonlyMap<string, Kind>;
   readonly session: StateSession;
+  readonly scheduler: Scheduler;
   #ids = 0;
 
-  constructor(kinds: readonly Kind[], session: StateSession) {
+  constructor(kinds: readonly Kind[], session: StateSession, scheduler?: Scheduler) {
+    const rules = { limits: {}, groups: {} };
+    this.scheduler = scheduler ?? createScheduler({ dir: "/nonexistent", owner: "test/lab", run: "run", rules });
     this.kinds = new Map(kinds.map((kind) => [kind.kind, kind]));
     this.session = session;
   }
@@ -173,14 +176,12 @@ export class MemoryLab {
     const lab = { name: "test", root: "/", state: "/", limits: {}, groups: {}, scope: "lab", run: "run" };
     const inventory = { all: () => [], get: () => undefined };
     const artifacts = createArtifactStore({ root: "/nonexistent" });
-    const rules = { limits: {}, groups: {} };
-    const scheduler = createScheduler({ dir: "/nonexistent", owner: "test/lab", run: "run", rules });
     return {
       signal,
       lab,
       inventory,
       artifacts,
-      scheduler,
+      scheduler: this.scheduler,
       machine: no,
       local: { resolve: no, read: no, digest: no },
       log: () => undefined,

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { deferred } from "../../src/transport/deferred.ts";
 import { LabError } from "../../src/diagnostics/index.ts";
 import { Graph, walk } from "../../src/graph/index.ts";
 import {
@@ -105,6 +106,53 @@ describe("Property: concurrent walk", () => {
             if (upstreamFailed) expect(skipped.has(node)).toBe(true);
             else expect(ended.includes(node) || failing.has(node)).toBe(true);
           }
+        },
+      ),
+      { numRuns: 300 },
+    );
+  });
+
+  it("whoever waits for others gives its place away: nothing waits for ever, and no more than allowed are at work", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        dag,
+        fc.integer({ min: 1, max: 3 }),
+        fc.infiniteStream(fc.nat(5)),
+        async (shape, parallelism, choices) => {
+          const graph = graphOf(shape as { size: number; edges: [number, number][] });
+          const done = new Map(graph.nodes.map((node) => [node, deferred<undefined>()]));
+          let working = 0;
+          let most = 0;
+          const work = (): void => {
+            working += 1;
+            most = Math.max(most, working);
+          };
+          const walked = walk(graph, {
+            parallelism,
+            keyOf: (node) => node,
+            sizeOf: () => 1,
+            permitsOf: () => [],
+            mayStart: () => true,
+            skip: () => undefined,
+            run: async ({ nodes: [node = ""] }, place) => {
+              work();
+              // An earlier node, which needs nothing of this one, and may well come after it.
+              const other = graph.nodes[(choices.next().value ?? 0) * 2];
+              if (other !== undefined && graph.nodes.indexOf(other) < graph.nodes.indexOf(node)) {
+                const back = place.leave();
+                working -= 1;
+                await done.get(other)?.promise;
+                await back();
+                work();
+              }
+              await Promise.resolve();
+              working -= 1;
+              done.get(node)?.resolve(undefined);
+              return new Set();
+            },
+          });
+          expect((await walked).size).toBe(0);
+          expect(most).toBeLessThanOrEqual(parallelism);
         },
       ),
       { numRuns: 300 },

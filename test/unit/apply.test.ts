@@ -1,5 +1,8 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { LabError } from "../../src/diagnostics/index.ts";
+import type { Kind } from "../../src/index.ts";
+import type { AllocateOptions, Scheduler } from "../../src/scheduling/index.ts";
+import { deferred } from "../../src/transport/deferred.ts";
 import { memoryKind, MemoryWorld } from "../fakes/memory-kind.ts";
 import { MemoryLab, resource, shown } from "../fakes/memory-lab.ts";
 import { MemoryState } from "../fakes/memory-state.ts";
@@ -31,6 +34,35 @@ describe("apply", () => {
   it("begins on record before it acts, and ends on record after", async () => {
     await lab.apply(await lab.plan([resource("thing.a")]));
     expect(state.journal).toEqual(["begin create thing.a", "end ok thing.a"]);
+  });
+
+  it("whoever waits for a machine takes up none of the parallelism: what it waits for may not have begun", async () => {
+    const given = deferred<undefined>();
+    const scheduler = {
+      allocate: async (_request: unknown, options: AllocateOptions) => {
+        options.onWaiting?.({ ahead: 0, selection: { verdict: "busy", ranking: [], rejected: [], warnings: [] } });
+        await given.promise;
+        return {};
+      },
+    } as unknown as Scheduler;
+    const waits: Kind = {
+      ...memoryKind(world, { kind: "box" }),
+      reconcile: async (ctx, item) => {
+        await ctx.scheduler.allocate({} as never, { candidates: async () => [], wait: true });
+        return memoryKind(world).reconcile?.(ctx, item) ?? {};
+      },
+    };
+    const gives: Kind = {
+      ...memoryKind(world),
+      reconcile: async (ctx, item) => {
+        given.resolve(undefined);
+        return memoryKind(world).reconcile?.(ctx, item) ?? {};
+      },
+    };
+    lab = new MemoryLab([waits, gives], state, scheduler);
+    await lab.apply(await lab.plan([resource("box.a"), resource("thing.b")]), { parallelism: 1 });
+    expect(finished()).toEqual({ "box.a": "ok", "thing.b": "ok" });
+    expect(state.journal.slice(0, 2)).toEqual(["begin create box.a", "begin create thing.b"]);
   });
 
   it("skips what depends on a failure, says because of whom, and goes on with the rest", async () => {
