@@ -76,7 +76,8 @@ async function check(scratch, fault) {
   );
   try {
     if (fault.build && (await build(scratch)) !== 0) return fail(fault, "the faulty copy does not build");
-    const tried = async () => (await outcomes(scratch, fault.test.file, [fault.test.name])).get(fault.test.name);
+    const { file, name, env } = fault.test;
+    const tried = async () => (await outcomes(scratch, file, [name], env)).get(name);
     let found = await tried();
     // A property draws its cases at random: one draw may happen to miss.
     if (found === "passed") found = await tried();
@@ -94,9 +95,9 @@ function fail(fault, why) {
 }
 
 /** By name: `passed`, `failed` or `not found`, for a name that matches nothing must not count as either. */
-async function outcomes(scratch, file, names) {
+async function outcomes(scratch, file, names, env = {}) {
   const pattern = names.map((name) => name.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|");
-  const { report } = await vitest([file, "-t", pattern], { cwd: scratch, quiet: true });
+  const { report } = await vitest([file, "-t", pattern], { cwd: scratch, quiet: true, env });
   const results = (report?.testResults ?? []).flatMap((one) => one.assertionResults);
   return new Map(
     names.map((name) => {
