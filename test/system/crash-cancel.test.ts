@@ -37,6 +37,23 @@ function tree(dir: string): string[] {
     });
 }
 
+/** A module for `node --import`: once the nth action was announced, the heap is filled until there is no more of it. */
+function eatsMemoryAfter(nth: number): string {
+  const code = `
+    const write = process.stdout.write;
+    const hog = [];
+    let begun = 0;
+    process.stdout.write = function (chunk, ...rest) {
+      begun += String(chunk).split('"action.started"').length - 1;
+      if (begun >= ${nth} && begun < 1000) {
+        begun = 1000;
+        setTimeout(() => { for (;;) hog.push(new Array(10000).fill(begun)); }, 20);
+      }
+      return write.call(this, chunk, ...rest);
+    };`;
+  return `data:text/javascript,${encodeURIComponent(code)}`;
+}
+
 describe.skipIf(machinesUnavailable() !== undefined)("runs that are stopped", () => {
   beforeAll(async () => {
     lab = await startCrashLab();
@@ -87,16 +104,32 @@ describe.skipIf(machinesUnavailable() !== undefined)("runs that are stopped", ()
     await lab.converges(n, PARTS);
   });
 
-  test("out of memory is as a kill: the next run takes over and converges", async () => {
+  test("no memory to start with: nothing is begun, and nothing is held up", async () => {
     const n = next();
-    let died = 0;
-    for (const megabytes of [8, 12, 16, 20, 24]) {
+    for (const megabytes of [8, 12]) {
       const result = await lab.run(APPLY, { nodeArgs: [`--max-old-space-size=${megabytes}`] });
-      if (result.code !== 0) died += 1;
-      await lab.state();
+      expect(result.signal, result.output.slice(-500)).toBe("SIGABRT");
+      expect(result.stdout).not.toContain("action.started");
     }
-    expect(died).toBeGreaterThan(0);
     await lab.converges(n, PARTS);
+  });
+
+  test("out of memory in the middle of its work is as a kill: nothing done is lost, and the next run converges", async () => {
+    let open = 0;
+    for (const nth of [1, 2, 3, 4]) {
+      const n = next();
+      const child = lab.spawn(APPLY, { nodeArgs: ["--max-old-space-size=48", "--import", eatsMemoryAfter(nth)] });
+      expect((await child.done).signal).toBe("SIGABRT");
+      const { rows } = await lab.state();
+      for (const event of child.events) {
+        if (event.type !== "action.finished" || event.result !== "ok") continue;
+        expect(rows.get(event.address), event.address).toMatchObject({ status: "ok", updated_by: event.run });
+      }
+      const run = child.events[0]?.run;
+      if (run !== undefined) open += lab.open(run);
+      await lab.converges(n, PARTS);
+    }
+    expect(open).toBeGreaterThan(0);
   });
 
   test("a clock that jumps a year takes no lock from a live holder, and holds up nothing", async () => {
@@ -113,6 +146,46 @@ describe.skipIf(machinesUnavailable() !== undefined)("runs that are stopped", ()
       expect((await holder.done).code).toBe(0);
       await lab.converges(n, PARTS);
     }
+  });
+
+  test("a clock that jumps in the middle of a run loses nothing and gives its lock to nobody", async () => {
+    const n = next();
+    const clock = join(lab.cwd, "home", "clock");
+    writeFileSync(clock, "+0");
+    const faked = [
+      "LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1",
+      `FAKETIME_TIMESTAMP_FILE=${clock}`,
+      ...["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"],
+    ];
+    const holder = lab.spawn(APPLY, { wrap: ["env", ...faked] });
+    const others: CliProcess[] = [];
+    for (const [at, jump] of ["+1d", "-7d"].entries()) {
+      let begun = 0;
+      await holder.event((event) => event.type === "action.started" && ++begun > at);
+      holder.kill("SIGSTOP");
+      writeFileSync(clock, jump);
+      // Longer than a holder may be silent, by either clock.
+      others.push(lab.spawn(["apply", "--auto-approve", "--json", "--lock-timeout", "60s"]));
+      await others.at(-1)?.event((event) => event.type === "lock.waiting");
+      holder.kill("SIGCONT");
+    }
+    const ended = await holder.done;
+    expect(ended.code, ended.output.slice(-2000)).toBe(0);
+    const times = holder.events.map(({ at }) => Date.parse(at));
+    const steps = times.slice(1).map((time, i) => (time - (times[i] ?? time)) / 86_400_000);
+    expect(Math.max(...steps), "it must have jumped").toBeGreaterThan(0.9);
+    expect(Math.min(...steps), "and back").toBeLessThan(-7);
+    for (const event of holder.events) {
+      if (!("duration_ms" in event)) continue;
+      expect(event.duration_ms, event.type).toBeGreaterThanOrEqual(0);
+      expect(event.duration_ms, event.type).toBeLessThan(60_000);
+    }
+    for (const other of others) {
+      expect((await other.done).code).toBe(0);
+      const acquired = other.events.find((event) => event.type === "lock.acquired");
+      expect(acquired).toMatchObject({ takeover: false });
+    }
+    await lab.converges(n, PARTS);
   });
 
   test("plan writes nothing, anywhere; a saved plan is carried out once, and refused when the state moved", async () => {
