@@ -155,7 +155,8 @@ describe.skipIf(machinesUnavailable() !== undefined)("runs that are stopped", ()
     const faked = [
       "LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1",
       `FAKETIME_TIMESTAMP_FILE=${clock}`,
-      ...["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"],
+      "FAKETIME_NO_CACHE=1",
+      "FAKETIME_DONT_FAKE_MONOTONIC=1",
     ];
     const holder = lab.spawn(APPLY, { wrap: ["env", ...faked] });
     const others: CliProcess[] = [];
