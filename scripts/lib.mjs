@@ -78,7 +78,24 @@ const PEERS = {
 };
 
 /** What it takes to build a kernel besides. */
-export const KERNEL_PEERS = { flex: "flex", bison: "bison", bc: "bc", "/usr/include/gelf.h": "libelf-dev" };
+export const KERNEL_PEERS = {
+  flex: "flex",
+  bison: "bison",
+  bc: "bc",
+  "/usr/include/gelf.h": "libelf-dev",
+  "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+  "/usr/aarch64-linux-gnu/lib/libc.a": "libc6-dev-arm64-cross",
+  "arm-linux-gnueabihf-gcc": "gcc-arm-linux-gnueabihf",
+  "/usr/arm-linux-gnueabihf/lib/libc.a": "libc6-dev-armhf-cross",
+  "riscv64-linux-gnu-gcc": "gcc-riscv64-linux-gnu",
+  "/usr/riscv64-linux-gnu/lib/libc.a": "libc6-dev-riscv64-cross",
+  clang: "clang",
+  "ld.lld": "lld",
+  "llvm-ar": "llvm",
+  "qemu-system-riscv64": "qemu-system-misc",
+  "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin": "opensbi",
+  dtc: "device-tree-compiler",
+};
 
 function has(program) {
   const path = `${process.env.PATH ?? ""}:/usr/sbin:/sbin`;

@@ -25,6 +25,18 @@ import { DomainList, DomainStats } from "./rpc/index.ts";
 /** Above this share of a host's memory nothing new comes. */
 const UTILIZATION = 0.85;
 
+/** Of a host, not of what is put on it: another host may do. */
+export const HOST_FAILURES: ReadonlySet<string> = new Set([
+  "E_LIBVIRT",
+  "E_CONNECT",
+  "E_DISCONNECTED",
+  "E_TIMEOUT",
+  "E_DISK_FULL",
+  "E_SUDO",
+  "E_AUTH",
+  "E_SOCKET",
+]);
+
 /** Every QEMU host of the lab, as it is found now. `own`: the instance whose machine does not count against itself. */
 async function candidates(ctx: KindContext, arch: Arch, own: string): Promise<readonly Candidate[]> {
   const hosts = ctx.inventory.all("qemu_host").filter((one) => one.parent !== undefined);

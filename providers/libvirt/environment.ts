@@ -23,7 +23,7 @@ import {
   type EnvironmentObserved,
   environmentSchema,
 } from "./environment-model.ts";
-import { allocateHost, guestOf, previewHost } from "./environment-select.ts";
+import { allocateHost, guestOf, HOST_FAILURES, previewHost } from "./environment-select.ts";
 import { type ConsoleReading, readConsole, type Ready } from "./environment-verify.ts";
 import { qemuHost, type QemuHost, uriOf } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
@@ -34,17 +34,6 @@ import { observeDomain } from "./xml/domain-observe.ts";
 
 type EnvironmentItem = Item<EnvironmentDesired, EnvironmentObserved>;
 
-/** Of a host, not of what is booted on it: another host may do. */
-const OF_THE_HOST = new Set([
-  "E_LIBVIRT",
-  "E_CONNECT",
-  "E_DISCONNECTED",
-  "E_TIMEOUT",
-  "E_DISK_FULL",
-  "E_SUDO",
-  "E_AUTH",
-  "E_SOCKET",
-]);
 /** Most of a console that is read back: a boot's worth. Bytes. */
 const CONSOLE = 1 << 20;
 
@@ -166,7 +155,7 @@ async function bringUp(
       const booted = error.code === "E_BOOT_CRASHED" || error.code === "E_BOOT_HUNG";
       failed.add(host);
       const left =
-        booted || OF_THE_HOST.has(error.code) ? nextCandidate(allocation.selection.ranking, failed) : undefined;
+        booted || HOST_FAILURES.has(error.code) ? nextCandidate(allocation.selection.ranking, failed) : undefined;
       ctx.log("warn", `${address} failed on ${host}${left === undefined ? "" : `: trying ${left.address}`}`);
       if (left === undefined) {
         // What is left of it keeps its room until it is known what becomes of it; the failure says more than a room that is lost.

@@ -1,5 +1,6 @@
 import type { Infer, ObjectSchema, Plain } from "../../src/index.ts";
 import type { NetworkDesired } from "./model/network-schema.ts";
+import { HOST_ATTRIBUTE } from "./on-host.ts";
 import { asPropertyDiffs, diffNetwork, type NetworkModel, resolveNetwork } from "./model/network.ts";
 
 const text = { type: "string" } as const;
@@ -7,6 +8,7 @@ const text = { type: "string" } as const;
 export const networkAttributes = {
   type: "object",
   properties: {
+    host: HOST_ATTRIBUTE,
     libvirt_name: { ...text, description: "Its name in libvirt." },
     uuid: { ...text, description: "Its UUID in libvirt." },
     forward: { ...text, description: "How machines reach what lies beyond the host." },

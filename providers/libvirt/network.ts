@@ -23,7 +23,16 @@ import {
   wantedNetwork,
 } from "./network-model.ts";
 import { changeEntries } from "./network-live.ts";
-import { hostAddress, libvirtOf, notOwned, readByHost, requireHost, seenUuid } from "./on-host.ts";
+import {
+  hostAddress,
+  hostChange,
+  libvirtOf,
+  notOwned,
+  readByHost,
+  requireHost,
+  seenUuid,
+  whereabouts,
+} from "./on-host.ts";
 import { isLibvirtError, type Libvirt, type Network, VirErr } from "./rpc/index.ts";
 import { buildNetwork, observeNetwork } from "./xml/network.ts";
 
@@ -216,6 +225,28 @@ async function reconcile(ctx: OperationContext, item: NetworkItem): Promise<Netw
   });
 }
 
+async function remove(ctx: OperationContext, item: NetworkItem, host: Address): Promise<void> {
+  const libvirt = await libvirtOf(ctx, host);
+  const found = await findNetwork(ctx, libvirt, item);
+  if (found === undefined) return;
+  const options = { signal: ctx.signal };
+  const { original } = item.prior ?? {};
+  if (original !== undefined) {
+    // It was there before labctl came: its definition goes back to what it was.
+    const { owner: _mine, ...model } = { ...found.model, ...modelOf(original) };
+    await libvirt.networks.define(buildNetwork(model), options);
+    await libvirt.networks.setAutostart(found.network, model.autostart, options);
+    if (found.model.running) await restart(ctx, libvirt, found, model.bridge);
+    return;
+  }
+  try {
+    if (found.model.running) await libvirt.networks.destroy(found.network, options);
+    await libvirt.networks.undefine(found.network, options);
+  } catch (error) {
+    if (!isLibvirtError(error, VirErr.NO_NETWORK)) throw error;
+  }
+}
+
 export const networkKind = defineKind({
   kind: "network",
   title: "A network of virtual machines",
@@ -255,34 +286,16 @@ it runs; all else cuts its machines off for a moment.`,
       ({ libvirt, host }, item) => readOne(ctx, libvirt, host, item),
     ),
 
-  diff: ({ desired, observed }) => diffOf(desired, observed),
+  diff: ({ desired, observed }) => [...hostChange(desired, observed), ...diffOf(desired, observed)],
 
   reconcile,
 
   async delete(ctx, item) {
-    const libvirt = await libvirtOf(ctx, requireHost(item));
-    const found = await findNetwork(ctx, libvirt, item);
-    if (found === undefined) return;
-    const options = { signal: ctx.signal };
-    const { original } = item.prior ?? {};
-    if (original !== undefined) {
-      // It was there before labctl came: its definition goes back to what it was.
-      const { owner: _mine, ...model } = { ...found.model, ...modelOf(original) };
-      await libvirt.networks.define(buildNetwork(model), options);
-      await libvirt.networks.setAutostart(found.network, model.autostart, options);
-      if (found.model.running) await restart(ctx, libvirt, found, model.bridge);
-      return;
-    }
-    try {
-      if (found.model.running) await libvirt.networks.destroy(found.network, options);
-      await libvirt.networks.undefine(found.network, options);
-    } catch (error) {
-      if (!isLibvirtError(error, VirErr.NO_NETWORK)) throw error;
-    }
+    for (const host of whereabouts(item)) await remove(ctx, item, host);
   },
 
   manualCleanup: (item) => {
     const name = item.prior?.observed?.libvirt_name ?? item.desired.name;
-    return `on ${hostAddress(item.desired) ?? "the host"}: virsh net-destroy ${name}; virsh net-undefine ${name}`;
+    return `on ${whereabouts(item)[0] ?? "the host"}: virsh net-destroy ${name}; virsh net-undefine ${name}`;
   },
 });

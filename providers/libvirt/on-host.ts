@@ -1,12 +1,27 @@
-import { type Address, type Item, type KindContext, LabError, type Reading } from "../../src/index.ts";
+import {
+  type Address,
+  type Item,
+  type KindContext,
+  LabError,
+  lastSegment,
+  type PropertyDiff,
+  type Reading,
+} from "../../src/index.ts";
 import { uriOf } from "./host-facts.ts";
 import type { Owner } from "./model/owner.ts";
 import { type Libvirt, sharedLibvirt } from "./rpc/index.ts";
 
-/** What networks, volumes and machines have in common: they are made on a host that their spec names. */
+/** What networks, volumes and machines have in common: they are made on a host, which their spec may name. */
 interface OnHost {
-  readonly host?: string;
+  readonly host?: string | undefined;
 }
+
+/** The host that something was found on, among its attributes. */
+export const HOST_ATTRIBUTE = {
+  type: "string",
+  description: "Address of the host that it is on.",
+  "x-labctl": { volatile: true },
+} as const;
 
 /** The host of `host: kvm-1`. */
 export function hostAddress(desired: OnHost): Address | undefined {
@@ -18,8 +33,36 @@ export function requireHost(item: { readonly address: Address; readonly desired:
   if (host !== undefined) return host;
   throw new LabError("E_SPEC_VALUE", "it says nothing of the host that it is to be on", {
     address: item.address,
-    hint: "`host:` with the name of one of `hosts:` (`requires:` alone selects hosts for `environments:` only)",
+    hint: "`host:` with the name of one of `hosts:`",
   });
+}
+
+/**
+ * Where something may be: where it was seen, where an interrupted operation was to put it, where its spec said, and where it says
+ * now. Empty: nowhere yet.
+ */
+export function whereabouts<D extends OnHost>(item: Pick<Item<D, unknown>, "desired" | "prior">): Address[] {
+  const { desired, prior } = item;
+  const all = [
+    hostIn(prior?.observed),
+    hostIn(prior?.checkpoint?.data),
+    ...(prior === undefined ? [] : [prior.desired, ...(prior.attempted ?? [])].map(hostAddress)),
+    hostAddress(desired),
+  ];
+  return [...new Set(all)].filter((one): one is Address => one !== undefined);
+}
+
+function hostIn(value: unknown): Address | undefined {
+  if (typeof value !== "object" || value === null || !("host" in value)) return undefined;
+  return typeof value.host === "string" ? value.host : undefined;
+}
+
+/** What is on another host than its spec names is made anew there; where none is named it stays where it is. Pure. */
+export function hostChange(desired: OnHost, observed: { readonly host?: string }): PropertyDiff[] {
+  const wanted = hostAddress(desired);
+  if (wanted === undefined || observed.host === undefined || observed.host === wanted) return [];
+  const before = lastSegment(observed.host).key ?? observed.host;
+  return [{ path: "host", before, after: lastSegment(wanted).key ?? wanted, effect: "replace" }];
 }
 
 export function libvirtOf(ctx: KindContext, host: Address): Promise<Libvirt> {
@@ -39,32 +82,37 @@ const NOT_OF_A_HOST = new Set([
   "E_VM_UNSUPPORTED",
 ]);
 
-/** Reads items host by host, hosts beside each other; where libvirt of one cannot be reached all of its items are unreachable. */
-export async function readByHost<D extends OnHost, O, C>(
+/**
+ * Reads items where they may be, hosts beside each other. What is found nowhere is absent; but where one of its hosts cannot be
+ * asked nobody knows.
+ */
+export async function readByHost<D extends OnHost, O extends { readonly host?: string }, C>(
   ctx: KindContext,
   items: readonly Item<D, O>[],
   begin: (libvirt: Libvirt, host: Address) => Promise<C>,
   read: (on: C, item: Item<D, O>) => Promise<Reading<O>>,
 ): Promise<ReadonlyMap<Address, Reading<O>>> {
-  const hosts = new Map<Address, Item<D, O>[]>();
-  for (const item of items) {
-    const host = requireHost(item);
-    hosts.set(host, [...(hosts.get(host) ?? []), item]);
-  }
-  const readings = new Map<Address, Reading<O>>();
-  await Promise.all(
-    [...hosts].map(async ([host, group]) => {
+  const begun = new Map<Address, Promise<C>>();
+  const on = (host: Address): Promise<C> => {
+    const there = begun.get(host) ?? libvirtOf(ctx, host).then((libvirt) => begin(libvirt, host));
+    begun.set(host, there);
+    return there;
+  };
+  const readOne = async (item: Item<D, O>): Promise<Reading<O>> => {
+    let why: LabError | undefined;
+    for (const host of whereabouts(item)) {
       try {
-        const on = await begin(await libvirtOf(ctx, host), host);
-        const found = await Promise.all(group.map(async (item) => [item.address, await read(on, item)] as const));
-        for (const [address, reading] of found) readings.set(address, reading);
+        const reading = await read(await on(host), item);
+        if (reading.is === "present") return { is: "present", value: { ...reading.value, host } };
+        if (reading.is !== "absent") return reading;
       } catch (error) {
         if (!(error instanceof LabError) || NOT_OF_A_HOST.has(error.code)) throw error;
-        for (const item of group) readings.set(item.address, { is: "unreachable", why: error });
+        why ??= error;
       }
-    }),
-  );
-  return readings;
+    }
+    return why === undefined ? { is: "absent" } : { is: "unreachable", why };
+  };
+  return new Map(await Promise.all(items.map(async (item) => [item.address, await readOne(item)] as const)));
 }
 
 /** What is said of something that has the name and is not this state's. */

@@ -10,7 +10,7 @@ import {
 } from "../../src/index.ts";
 import { uuidOf } from "./model/ids.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
-import { libvirtOf, requireHost, seenUuid } from "./on-host.ts";
+import { libvirtOf, seenUuid, whereabouts } from "./on-host.ts";
 import { AddressSource, type Domain, type GuestInterface, isLibvirtError, type Libvirt, VirErr } from "./rpc/index.ts";
 import type { VmObserved } from "./vm-model.ts";
 
@@ -39,7 +39,7 @@ export async function reachVm(
   const fixed = (desired.networks ?? []).flatMap((one) => (typeof one === "string" ? [] : (one.address ?? [])))[0];
   return reachGuest(ctx, {
     address: item.address,
-    hosts: [requireHost(item)],
+    hosts: whereabouts(item),
     uuid: seenUuid(item.prior) ?? uuidOf(item.instance_id),
     ...(desired.ssh !== undefined && { ssh: desired.ssh as ConnectionProperties["ssh"] }),
     ...(fixed !== undefined && { fixed }),
@@ -95,14 +95,18 @@ async function findGuest(
   ctx: KindContext,
   guest: Guest,
 ): Promise<{ host: Address; libvirt: Libvirt; domain: Domain } | undefined> {
+  let why: unknown;
   for (const host of guest.hosts) {
-    const libvirt = await libvirtOf(ctx, host);
     try {
+      const libvirt = await libvirtOf(ctx, host);
       return { host, libvirt, domain: await libvirt.domains.lookupByUuid(guest.uuid, { signal: ctx.signal }) };
     } catch (error) {
-      if (!isLibvirtError(error, VirErr.NO_DOMAIN)) throw error;
+      if (ctx.signal.aborted) throw error;
+      // A host that cannot be asked may have it; the others are asked first.
+      if (!isLibvirtError(error, VirErr.NO_DOMAIN)) why ??= error;
     }
   }
+  if (why !== undefined) throw why;
   return undefined;
 }
 

@@ -3,6 +3,7 @@ import { asPropertyDiffs } from "./model/network.ts";
 import { diffRunningVm, diffVm, type VmChange } from "./model/vm-diff.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import type { VmModel } from "./model/vm.ts";
+import { HOST_ATTRIBUTE, hostChange } from "./on-host.ts";
 import { asPlain, type MadeWith, wantedVm } from "./vm-place.ts";
 
 const moving = { "x-labctl": { volatile: true } } as const;
@@ -10,6 +11,7 @@ const moving = { "x-labctl": { volatile: true } } as const;
 export const vmAttributes = {
   type: "object",
   properties: {
+    host: HOST_ATTRIBUTE,
     libvirt_name: { type: "string", description: "Its name in libvirt." },
     uuid: { type: "string", description: "Its UUID in libvirt." },
     arch: { type: "string", description: "Processor." },
@@ -70,5 +72,5 @@ export function changesOf(desired: VmDesired, observed: VmObserved): readonly Vm
 }
 
 export function diffOf(desired: VmDesired, observed: VmObserved): readonly PropertyDiff[] {
-  return asPropertyDiffs(changesOf(desired, observed));
+  return [...hostChange(desired, observed), ...asPropertyDiffs(changesOf(desired, observed))];
 }

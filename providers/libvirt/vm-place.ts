@@ -1,4 +1,4 @@
-import { type Address, type KindContext, LabError, parseSize, type Plain } from "../../src/index.ts";
+import { type Address, type KindContext, LabError, lastSegment, parseSize, type Plain } from "../../src/index.ts";
 import { type LocalImage, localImage } from "./local-image.ts";
 import { makeSeed, type Seed } from "./model/cloud-init.ts";
 import type { HostFacts } from "./model/facts.ts";
@@ -47,10 +47,11 @@ interface Who {
 export async function place(
   ctx: KindContext,
   item: Who,
-  facts: HostFacts,
+  host: { readonly address: Address; readonly facts: HostFacts },
   pools: ReadonlyMap<string, string>,
 ): Promise<{ readonly made: MadeWith; readonly cargo: Cargo }> {
   const { desired, address, instance_id } = item;
+  const { facts } = host;
   const lab = ctx.lab.name;
   const images = new Map<string, LocalImage>();
   const files: Record<string, string> = {};
@@ -109,7 +110,7 @@ export async function place(
     const name = typeof nic === "string" ? nic : nic.network;
     const entry = name === undefined ? undefined : ctx.inventory.get(`network.${name}`);
     const known = entry?.observed?.["libvirt_name"];
-    if (name !== undefined && entry?.desired["host"] === desired.host)
+    if (name !== undefined && entry?.desired["host"] === lastSegment(host.address).key)
       networks[name] = typeof known === "string" ? known : objectName(lab, name);
   }
   const seed =
@@ -131,6 +132,14 @@ export async function place(
     },
     cargo: { images, ...(seed !== undefined && { seed }) },
   };
+}
+
+/** That the local files and the lab's volumes are there which it is made of. @throws LabError E_SOURCE_FILE, E_ARTIFACT_NOT_FOUND, E_SPEC_VALUE */
+export async function requireParts(ctx: KindContext, { address, desired }: Who): Promise<void> {
+  const { boot, disks = [] } = desired;
+  const files = [boot?.kernel, boot?.initrd, boot?.dtb, ...disks.map((disk) => disk.image)];
+  for (const text of files) if (text !== undefined) await localImage(ctx, address, text);
+  for (const { volume } of disks) if (volume !== undefined) volumeOf(ctx, address, volume);
 }
 
 function volumeOf(ctx: KindContext, address: Address, name: string) {

@@ -1,13 +1,21 @@
 import {
   type Address,
   type Allocation,
+  explainChoice,
   type KindContext,
+  LabError,
+  lastSegment,
+  nextCandidate,
   type OperationContext,
+  passes,
+  readRequirements,
   selectionError,
 } from "../../src/index.ts";
-import { allocateHost, type Guest, previewHost } from "./environment-select.ts";
+import { allocateHost, type Guest, HOST_FAILURES, previewHost } from "./environment-select.ts";
+import { archOf } from "./model/arch.ts";
+import { roomOf } from "./model/vm-resolve.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
-import type { VmModel } from "./model/vm.ts";
+import { hostAddress, requireHost } from "./on-host.ts";
 
 interface Who {
   readonly address: Address;
@@ -19,36 +27,120 @@ interface Who {
  * The rules of environments hold for machines too: `max_vms`, `max_utilization`, processors, memory, a cordon. Only of hosts
  * that say `qemu_host`: of others nobody knows what they may give.
  */
-function guestOf(ctx: KindContext, host: Address, item: Who, wanted: VmModel): Guest | undefined {
-  if (wanted.type === "container") return undefined;
-  if (!ctx.inventory.all("qemu_host").some((one) => one.parent === host)) return undefined;
+function guestOf(ctx: KindContext, item: Who): Guest | undefined {
+  const { desired, address, instance_id } = item;
+  const named = hostAddress(desired);
+  if (desired.type === "container") return undefined;
+  if (named !== undefined && !ctx.inventory.all("qemu_host").some((one) => one.parent === named)) return undefined;
+  const requires = readRequirements(desired.requires as Parameters<typeof readRequirements>[0]);
+  const only = desired.host ?? whereItsThingsAre(ctx, item);
+  const its = named === undefined ? undefined : ctx.inventory.get(named);
+  const arch = archOf(String(desired.arch ?? requires.arch ?? its?.observed?.["arch"] ?? its?.desired["arch"] ?? ""));
   return {
-    address: item.address,
-    instance_id: item.instance_id,
-    arch: wanted.arch,
-    cpus: wanted.cpus.max,
-    memory: wanted.memory.max,
-    requires: {},
-    ...(item.desired.host !== undefined && { host: item.desired.host }),
+    address,
+    instance_id,
+    arch: arch ?? "x86_64",
+    ...roomOf(desired, address),
+    requires,
+    ...(only !== undefined && { host: only }),
     environments: 0,
   };
 }
 
-/** E_NEVER_FITS or E_BUSY where its host has no room for a new machine. */
-export async function requireRoom(ctx: KindContext, host: Address, item: Who, wanted: VmModel): Promise<void> {
-  const guest = guestOf(ctx, host, item, wanted);
-  if (guest === undefined) return;
-  const { request, selection } = await previewHost(ctx, guest);
-  if (selection.verdict !== "chosen") throw selectionError(request, selection);
+/** The lab's volumes and networks that a machine uses, with the names of the hosts that they are on. */
+function thingsOf(ctx: KindContext, { desired }: Who): readonly { readonly what: string; readonly host: string }[] {
+  const named = [
+    ...(desired.disks ?? []).flatMap((disk) => (disk.volume === undefined ? [] : [`volume.${disk.volume}`])),
+    ...(desired.networks ?? []).flatMap((nic) => {
+      const network = typeof nic === "string" ? nic : nic.network;
+      return network === undefined ? [] : [`network.${network}`];
+    }),
+  ];
+  return named.flatMap((what) => {
+    const host = ctx.inventory.get(what)?.desired["host"];
+    return typeof host === "string" ? [{ what, host }] : [];
+  });
 }
 
-/** Takes that room; others may have come since the plan. */
-export async function takeRoom(
+/** The name of the only host where all of them are. @throws LabError E_SPEC_VALUE where there is none */
+function whereItsThingsAre(ctx: KindContext, item: Who): string | undefined {
+  const things = thingsOf(ctx, item);
+  const [first] = things;
+  const other = things.find((one) => one.host !== first?.host);
+  if (first !== undefined && other !== undefined) {
+    throw new LabError("E_SPEC_VALUE", `${first.what} is on ${first.host}, and ${other.what} on ${other.host}`, {
+      address: item.address,
+      hint: "a machine uses what is on its own host: put them on one",
+    });
+  }
+  return first?.host;
+}
+
+/** E_SPEC_VALUE where a volume that it uses is on another host. A network of that name may be the host's own. */
+export function requireNear(ctx: KindContext, item: Who, host: Address): void {
+  const name = lastSegment(host).key;
+  const far = thingsOf(ctx, item).find((one) => one.what.startsWith("volume.") && one.host !== name);
+  if (far === undefined) return;
+  throw new LabError("E_SPEC_VALUE", `${far.what} is on ${far.host}, and the machine on ${name ?? host}`, {
+    address: item.address,
+    hint: "put both on one host",
+  });
+}
+
+/**
+ * The host that a new machine would go to; undefined where it has to wait for one. @throws LabError E_NEVER_FITS where none will have
+ * room for it; E_BUSY where none has it now, and it may not wait or would wait for nothing
+ */
+export async function choose(ctx: KindContext, item: Who): Promise<Address | undefined> {
+  const guest = guestOf(ctx, item);
+  if (guest === undefined) return requireHost(item);
+  const { request, selection } = await previewHost(ctx, guest);
+  if (selection.verdict === "chosen") return selection.ranking[0]?.address;
+  const waits = ctx.noWait !== true && selection.rejected.some(({ unmet }) => unmet.every(passes));
+  if (selection.verdict === "busy" && waits) return undefined;
+  throw selectionError(request, selection);
+}
+
+/**
+ * Takes room for a new machine and makes it there; where a host fails, and none is named, the next that fits is tried. `make` calls
+ * `defined` as soon as whoever looks at the host can see the machine. `clear` takes away what a failed try left.
+ */
+export async function bringUp<T>(
   ctx: OperationContext,
-  host: Address,
   item: Who,
-  wanted: VmModel,
-): Promise<Allocation | undefined> {
-  const guest = guestOf(ctx, host, item, wanted);
-  return guest === undefined ? undefined : await allocateHost(ctx, guest);
+  make: (host: Address, defined: () => Promise<void>) => Promise<T>,
+  clear: (host: Address) => Promise<void>,
+): Promise<T> {
+  const guest = guestOf(ctx, item);
+  if (guest === undefined) return await make(requireHost(item), async () => await Promise.resolve());
+  const failed = new Set<Address>();
+  let last: LabError | undefined;
+  for (;;) {
+    // Another host is only tried where it is free: a failure is not waited out.
+    const room: Allocation = await allocateHost(ctx, guest, { failed, wait: last === undefined }).catch(
+      (error: unknown) => {
+        throw last ?? error;
+      },
+    );
+    const host = room.address;
+    if (item.desired.host === undefined) {
+      ctx.log("info", `${item.address}: on ${explainChoice(room.selection, host)}`);
+      // Until it is made only this says where to look for what was begun.
+      await ctx.checkpoint("placing", { host });
+    }
+    try {
+      return await make(host, () => room.hold(Infinity));
+    } catch (error) {
+      if (!(error instanceof LabError) || ctx.signal.aborted) throw error;
+      failed.add(host);
+      const next = HOST_FAILURES.has(error.code) ? nextCandidate(room.selection.ranking, failed) : undefined;
+      if (item.desired.host !== undefined || next === undefined) throw error;
+      ctx.log("warn", `${item.address} failed on ${host}: trying ${next.address}: ${error.message}`);
+      last = error;
+      await clear(host).catch((left: unknown) =>
+        ctx.log("warn", `what is left on ${host} could not be taken away: ${String(left)}`),
+      );
+      await room.release();
+    }
+  }
 }

@@ -9,6 +9,7 @@ import {
   LabError,
   type OperationContext,
   type Reading,
+  type ReconcileItem,
   sh,
 } from "../../src/index.ts";
 import { qemuHost, type QemuHost } from "./host-facts.ts";
@@ -18,7 +19,7 @@ import { isOwn, type Owner } from "./model/owner.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import { requireSupport } from "./model/vm-support.ts";
 import type { VmModel } from "./model/vm.ts";
-import { hostAddress, notOwned, readByHost, requireHost, seenUuid } from "./on-host.ts";
+import { hostAddress, notOwned, readByHost, seenUuid, whereabouts } from "./on-host.ts";
 import { findPool, findVolume, openPool, readOwners, withPool, writeOwner } from "./pools.ts";
 import { reachVm } from "./reach.ts";
 import { type Domain, DomainUndefine, DomainXml, isLibvirtError, VirErr } from "./rpc/index.ts";
@@ -26,9 +27,9 @@ import { reservationsOf, reserveAddresses } from "./vm-addresses.ts";
 import { changeLive } from "./vm-live.ts";
 import { poolAt, removeFiles } from "./vm-files.ts";
 import { changesOf, diffOf, observedOf, vmAttributes, type VmObserved } from "./vm-model.ts";
-import { type Cargo, type MadeWith, place, VM_FILES, wantedVm } from "./vm-place.ts";
+import { type Cargo, type MadeWith, place, requireParts, VM_FILES, wantedVm } from "./vm-place.ts";
 import { refuseUnproven } from "./vm-proven.ts";
-import { requireRoom, takeRoom } from "./vm-room.ts";
+import { bringUp, choose, requireNear } from "./vm-room.ts";
 import { vmSchema } from "./model/vm-schema.ts";
 import { buildDomain } from "./xml/domain.ts";
 import { observeDomain } from "./xml/domain-observe.ts";
@@ -40,9 +41,9 @@ type VmItem = Item<VmDesired, VmObserved>;
 /** How long a machine may take to shut down by itself before its power is cut. */
 const SHUTDOWN_MS = 20_000;
 
-async function hostOf(ctx: KindContext, item: VmItem): Promise<QemuHost> {
+async function hostAt(ctx: KindContext, item: VmItem, address: Address): Promise<QemuHost> {
   const { arch, machine } = item.desired;
-  return await qemuHost(ctx, requireHost(item), [
+  return await qemuHost(ctx, address, [
     { ...(arch !== undefined && { arch }), ...(machine !== undefined && { machine }) },
   ]);
 }
@@ -53,7 +54,7 @@ async function placed(ctx: KindContext, host: QemuHost, item: VmItem): Promise<{
     const found = await findPool(host.libvirt, pool.name, ctx.signal);
     if (found !== undefined) pools.set(pool.name, found.path);
   }
-  const { made, cargo } = await place(ctx, item, host.facts, pools);
+  const { made, cargo } = await place(ctx, item, host, pools);
   const name = item.prior?.observed?.libvirt_name;
   return { made: name === undefined ? made : { ...made, name }, cargo };
 }
@@ -115,7 +116,7 @@ async function look(
       trimmed(observeDomain(xml, { ...live, disks, addresses }), wanted);
     const config = model(stored, reserved.stored);
     const now = running ? model(await domains.xml(domain, options), reserved.now) : config;
-    return observedOf(now, running ? config : undefined, made);
+    return { ...observedOf(now, running ? config : undefined, made), host: host.address };
   } catch (error) {
     if (isLibvirtError(error, VirErr.NO_DOMAIN)) return undefined;
     throw error;
@@ -132,27 +133,61 @@ function trimmed(model: VmModel, wanted: VmModel): VmModel {
   return { ...model, disks };
 }
 
-async function readOne(ctx: KindContext, item: VmItem): Promise<Reading<VmObserved>> {
-  const host = await hostOf(ctx, item);
+async function readOne(ctx: KindContext, item: VmItem, address: Address): Promise<Reading<VmObserved>> {
+  const host = await hostAt(ctx, item, address);
   const domain = await findDomain(ctx, host, item);
   if (domain === undefined) {
-    // Known before anything is touched: a plan ends with it.
-    if (item.prior === undefined && item.unknown.size === 0) await refuseUnfit(ctx, host, item);
+    if (item.prior === undefined) await refuseUnfit(ctx, item);
     return { is: "absent" };
   }
-  const { made } = await placed(ctx, host, item);
+  const made = await madeOf(ctx, host, item);
   const value = await look(ctx, host, domain, item.desired, made);
   return value === undefined ? { is: "absent" } : { is: "present", value };
 }
 
-/** What is wrong with a machine that is not there yet, as far as its host and the lab can say before they are changed. */
-async function refuseUnfit(ctx: KindContext, host: QemuHost, item: VmItem): Promise<void> {
+/** Said of local files and of the spec. */
+const OF_ITS_PARTS = new Set(["E_SOURCE_FILE", "E_ARTIFACT_NOT_FOUND", "E_SPEC_VALUE", "E_IMAGE_ARCH", "E_DISK_FIT"]);
+
+/**
+ * What it is made of now; of one that is on its way out, and whose parts have left the spec or this machine, what it was made of
+ * (see `prepare` for all others).
+ */
+async function madeOf(ctx: KindContext, host: QemuHost, item: VmItem): Promise<MadeWith> {
+  try {
+    return (await placed(ctx, host, item)).made;
+  } catch (error) {
+    const former = item.prior?.observed?.made_with as unknown as MadeWith | undefined;
+    if (former === undefined || !(error instanceof LabError) || !OF_ITS_PARTS.has(error.code)) throw error;
+    return former;
+  }
+}
+
+async function read(ctx: KindContext, items: readonly VmItem[]): Promise<ReadonlyMap<Address, Reading<VmObserved>>> {
+  // Nothing of them is anywhere, and where they will be is to be selected.
+  const homeless = items.filter((item) => whereabouts(item).length === 0);
+  await Promise.all(homeless.map((item) => refuseUnfit(ctx, item)));
+  return await readByHost(
+    ctx,
+    items,
+    async (_libvirt, host) => await Promise.resolve(host),
+    (host, item) => readOne(ctx, item, host),
+  );
+}
+
+/**
+ * What is wrong with a machine that is not there yet, as far as the lab and the host that it would go to can say before they are
+ * changed: a plan ends with it.
+ */
+async function refuseUnfit(ctx: KindContext, item: VmItem): Promise<void> {
+  if (item.unknown.size > 0) return;
+  const address = await choose(ctx, item);
+  if (address === undefined) return;
+  requireNear(ctx, item, address);
+  const host = await hostAt(ctx, item, address);
   const { made } = await placed(ctx, host, item);
-  const wanted = wantedVm(item.desired, made);
   // A host that gets packages may be able to do more once it has them.
   const growing = ctx.inventory.all("package").some((one) => one.parent === host.address);
-  if (!growing) requireSupport(wanted, host.facts, item.address);
-  await requireRoom(ctx, host.address, item, wanted);
+  if (!growing) requireSupport(wantedVm(item.desired, made), host.facts, item.address);
 }
 
 function ownerOf(made: MadeWith): Owner {
@@ -274,8 +309,28 @@ async function powerOff(ctx: OperationContext, host: QemuHost, domain: Domain): 
   }
 }
 
-async function reconcile(ctx: OperationContext, item: VmItem): Promise<VmObserved> {
-  const host = await hostOf(ctx, item);
+async function reconcile(ctx: OperationContext, item: ReconcileItem<VmDesired, VmObserved>): Promise<VmObserved> {
+  const [there] = item.observed === undefined ? [] : [item.observed.host ?? whereabouts(item)[0]];
+  if (there !== undefined) return await converge(ctx, item, there);
+  return await bringUp(
+    ctx,
+    item,
+    async (host, defined) => {
+      requireNear(ctx, item, host);
+      return await converge(ctx, item, host, defined);
+    },
+    (host) => remove(ctx, item, host),
+  );
+}
+
+/** `defined` is called where it is new, once it is defined. */
+async function converge(
+  ctx: OperationContext,
+  item: VmItem,
+  address: Address,
+  defined?: () => Promise<void>,
+): Promise<VmObserved> {
+  const host = await hostAt(ctx, item, address);
   const { domains } = host.libvirt;
   const options = { signal: ctx.signal };
   const { made, cargo } = await placed(ctx, host, item);
@@ -286,7 +341,6 @@ async function reconcile(ctx: OperationContext, item: VmItem): Promise<VmObserve
   requireSupport(wanted, host.facts, item.address);
   const stranger = found === undefined ? await domains.find(wanted.name, options) : undefined;
   if (stranger !== undefined) throw notOwned(item.address, `a machine ${wanted.name}`, host.address, undefined);
-  const room = found === undefined ? await takeRoom(ctx, host.address, item, wanted) : undefined;
   await supply(ctx, host, wanted, made, cargo);
   const cards = [...wanted.networks, ...(before === undefined ? [] : (before.now as unknown as VmModel).networks)];
   await reserveAddresses(host.libvirt, cards, wanted.networks, options);
@@ -296,7 +350,7 @@ async function reconcile(ctx: OperationContext, item: VmItem): Promise<VmObserve
   const live = changes.every((change) => change.effect === "live");
   const stored = found && (await domains.xml(found, { ...options, flags: DomainXml.INACTIVE }));
   let domain = await domains.define(buildDomain(wanted, stored), options);
-  await room?.hold(Infinity);
+  await defined?.();
   if ((await domains.autostart(domain, options)) !== wanted.autostart) {
     await domains.setAutostart(domain, wanted.autostart, options);
   }
@@ -315,6 +369,32 @@ async function reconcile(ctx: OperationContext, item: VmItem): Promise<VmObserve
   });
 }
 
+/** Takes away what is there of it. */
+async function remove(ctx: OperationContext, item: VmItem, address: Address): Promise<void> {
+  const host = await qemuHost(ctx, address);
+  const domain = await findDomain(ctx, host, item);
+  const seen = item.prior?.observed?.made_with as unknown as MadeWith | undefined;
+  const paths = (seen?.disks ?? []).map((disk) => disk.source);
+  if (seen?.seed !== undefined) paths.push(seen.seed);
+  if (domain !== undefined) {
+    const xml = await host.libvirt.domains.xml(domain, { flags: DomainXml.INACTIVE, signal: ctx.signal });
+    const model = observeDomain(xml, { running: false, autostart: false });
+    paths.push(...model.disks.flatMap((disk) => disk.source ?? []));
+    if (model.cloud_init !== undefined) paths.push(model.cloud_init);
+    // One that was there before labctl stays.
+    if (item.prior?.original !== undefined) return;
+    await powerOff(ctx, host, domain);
+    await reserveAddresses(host.libvirt, model.networks, [], { signal: ctx.signal });
+    const flags = DomainUndefine.MANAGED_SAVE | DomainUndefine.SNAPSHOTS_METADATA | DomainUndefine.NVRAM;
+    try {
+      await host.libvirt.domains.undefine(domain, { flags, signal: ctx.signal });
+    } catch (error) {
+      if (!isLibvirtError(error, VirErr.NO_DOMAIN)) throw error;
+    }
+  }
+  await removeFiles(ctx, host, item, paths);
+}
+
 export const vmKind = defineKind({
   kind: "vm",
   title: "A virtual machine",
@@ -325,7 +405,10 @@ A disk that leaves the spec is unplugged; its layer stays, and comes back with t
 and removes what it alone has: all its layers, its seed, its kernels, its fixed addresses.
 
 Containers (LXC), UEFI, shares, huge pages, TPM, watchdog and vsock are experimental: no guest that really ran has shown them, and they
-need \`--experimental\`. So far a machine names its \`host\`: \`requires\` alone is refused.`,
+need \`--experimental\`.
+
+It names its \`host\`, or what the host must have: then labctl selects one when the machine is made, and where that fails the next that
+fits.`,
   section: { name: "vms", shape: "map", key: "name" },
   schema: vmSchema,
   attributes: vmAttributes,
@@ -333,16 +416,20 @@ need \`--experimental\`. So far a machine names its \`host\`: \`requires\` alone
 
   on: hostAddress,
 
+  /** A host is selected among those that are ready. */
+  awaits: ({ host }, lab) =>
+    host === undefined ? lab.filter((one) => one.kind === "qemu_host").map((one) => one.address) : [],
+
   reach: reachVm,
+
+  async prepare(ctx, item) {
+    await requireParts(ctx, item);
+    return {};
+  },
 
   readMany: (ctx, items) => {
     for (const item of items) refuseUnproven(item, ctx.experimental === true);
-    return readByHost(
-      ctx,
-      items,
-      async () => await Promise.resolve(undefined),
-      (_on, item) => readOne(ctx, item),
-    );
+    return read(ctx, items);
   },
 
   diff: ({ desired, observed }) => diffOf(desired, observed),
@@ -350,33 +437,12 @@ need \`--experimental\`. So far a machine names its \`host\`: \`requires\` alone
   reconcile,
 
   async delete(ctx, item) {
-    const host = await qemuHost(ctx, requireHost(item));
-    const domain = await findDomain(ctx, host, item);
-    const seen = item.prior?.observed?.made_with as unknown as MadeWith | undefined;
-    const paths = (seen?.disks ?? []).map((disk) => disk.source);
-    if (seen?.seed !== undefined) paths.push(seen.seed);
-    if (domain !== undefined) {
-      const xml = await host.libvirt.domains.xml(domain, { flags: DomainXml.INACTIVE, signal: ctx.signal });
-      const model = observeDomain(xml, { running: false, autostart: false });
-      paths.push(...model.disks.flatMap((disk) => disk.source ?? []));
-      if (model.cloud_init !== undefined) paths.push(model.cloud_init);
-      // One that was there before labctl stays.
-      if (item.prior?.original !== undefined) return;
-      await powerOff(ctx, host, domain);
-      await reserveAddresses(host.libvirt, model.networks, [], { signal: ctx.signal });
-      const flags = DomainUndefine.MANAGED_SAVE | DomainUndefine.SNAPSHOTS_METADATA | DomainUndefine.NVRAM;
-      try {
-        await host.libvirt.domains.undefine(domain, { flags, signal: ctx.signal });
-      } catch (error) {
-        if (!isLibvirtError(error, VirErr.NO_DOMAIN)) throw error;
-      }
-    }
-    await removeFiles(ctx, host, item, paths);
+    for (const host of whereabouts(item)) await remove(ctx, item, host);
     await ctx.scheduler.release(item.address);
   },
 
   manualCleanup: (item) => {
     const name = item.prior?.observed?.libvirt_name ?? item.desired.name;
-    return `on ${hostAddress(item.desired) ?? ("the host" satisfies Address)}: virsh destroy ${name}; virsh undefine --nvram --managed-save ${name}; rm -r ${VM_FILES}/${item.instance_id}`;
+    return `on ${whereabouts(item)[0] ?? ("the host" satisfies Address)}: virsh destroy ${name}; virsh undefine --nvram --managed-save ${name}; rm -r ${VM_FILES}/${item.instance_id}`;
   },
 });

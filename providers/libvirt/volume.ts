@@ -20,7 +20,16 @@ import { asPropertyDiffs } from "./model/network.ts";
 import { isOwn, type Owner } from "./model/owner.ts";
 import { volumeSchema, type VolumeDesired } from "./model/volume-schema.ts";
 import { diffVolume, resolveVolume, type VolumeModel, volumeName } from "./model/volume.ts";
-import { hostAddress, libvirtOf, notOwned, readByHost, requireHost } from "./on-host.ts";
+import {
+  HOST_ATTRIBUTE,
+  hostAddress,
+  hostChange,
+  libvirtOf,
+  notOwned,
+  readByHost,
+  requireHost,
+  whereabouts,
+} from "./on-host.ts";
 import {
   dropPool,
   findPool,
@@ -46,6 +55,7 @@ const attributes = {
     allocation: { type: "integer", description: "Bytes that it takes on the host.", "x-labctl": { volatile: true } },
     backing: { type: "string", description: "The volume that it holds the differences to." },
     digest: { type: "string", description: "SHA-256 of what it was made from." },
+    host: HOST_ATTRIBUTE,
     owned: { type: "boolean", description: "Whether it says on the host that it is this one's." },
   },
   required: ["path", "pool", "active", "format", "size", "owned"],
@@ -129,7 +139,7 @@ interface OnHost {
 }
 
 async function begin(ctx: KindContext, libvirt: Libvirt, host: Address, items: readonly VolumeItem[]): Promise<OnHost> {
-  const mine = items.filter((item) => hostAddress(item.desired) === host);
+  const mine = items.filter((item) => whereabouts(item).includes(host));
   const names = [...new Set(mine.map((item) => poolOf(item.desired)))];
   const pools = new Map(
     await Promise.all(names.map(async (name) => [name, await findPool(libvirt, name, ctx.signal)] as const)),
@@ -202,7 +212,7 @@ function diffOf(desired: VolumeDesired, observed: VolumeObserved): readonly Prop
     ...(desired.backing !== undefined && { backing: { path: desired.backing, format: "" } }),
     ...(digest !== undefined && { digest }),
   };
-  const { path: _path, active, allocation: _now, backing, owned, ...rest } = observed;
+  const { path: _path, host: _on, active, allocation: _now, backing, owned, ...rest } = observed;
   const there: VolumeModel = {
     ...rest,
     name: "",
@@ -278,6 +288,26 @@ async function reconcile(
   });
 }
 
+async function remove(ctx: OperationContext, item: VolumeItem, host: Address): Promise<void> {
+  const libvirt = await libvirtOf(ctx, host);
+  const name = poolOf(item.desired);
+  await withPool(libvirt, name, async () => {
+    const found = await findPool(libvirt, name, ctx.signal);
+    if (found === undefined) return;
+    const pool = await openPool(libvirt, name, undefined, item.address, ctx.signal);
+    await libvirt.pools.refresh(pool.pool, { signal: ctx.signal });
+    const path = `${pool.path}/${fileOf(ctx.lab.name, item.desired)}`;
+    const owner = (await readOwners(ctx, host, [path])).get(path);
+    if (isOwn(owner, item.instance_id)) {
+      const there = await findVolume(libvirt, pool, fileOf(ctx.lab.name, item.desired), ctx.signal);
+      // One that was there before labctl stays.
+      const mine = item.prior?.original === undefined ? there?.volume : undefined;
+      await removeVolume(ctx, libvirt, host, path, mine);
+    }
+    await dropPool(libvirt, name, ctx.signal);
+  });
+}
+
 export const volumeKind = defineKind({
   kind: "volume",
   title: "A volume of a QEMU host",
@@ -310,31 +340,14 @@ It grows, and does not shrink. Another content is another volume: it is made ane
       (on, item) => readOne(ctx, on, item),
     ),
 
-  diff: ({ desired, observed }) => diffOf(desired, observed),
+  diff: ({ desired, observed }) => [...hostChange(desired, observed), ...diffOf(desired, observed)],
 
   reconcile,
 
   async delete(ctx, item) {
-    const host = requireHost(item);
-    const libvirt = await libvirtOf(ctx, host);
-    const name = poolOf(item.desired);
-    await withPool(libvirt, name, async () => {
-      const found = await findPool(libvirt, name, ctx.signal);
-      if (found === undefined) return;
-      const pool = await openPool(libvirt, name, undefined, item.address, ctx.signal);
-      await libvirt.pools.refresh(pool.pool, { signal: ctx.signal });
-      const path = `${pool.path}/${fileOf(ctx.lab.name, item.desired)}`;
-      const owner = (await readOwners(ctx, host, [path])).get(path);
-      if (isOwn(owner, item.instance_id)) {
-        const there = await findVolume(libvirt, pool, fileOf(ctx.lab.name, item.desired), ctx.signal);
-        // One that was there before labctl stays.
-        const mine = item.prior?.original === undefined ? there?.volume : undefined;
-        await removeVolume(ctx, libvirt, host, path, mine);
-      }
-      await dropPool(libvirt, name, ctx.signal);
-    });
+    for (const host of whereabouts(item)) await remove(ctx, item, host);
   },
 
   manualCleanup: (item) =>
-    `on ${hostAddress(item.desired) ?? "the host"}: rm ${item.prior?.observed?.path ?? "the volume"} and the file beside it that ends in .labctl`,
+    `on ${whereabouts(item)[0] ?? "the host"}: rm ${item.prior?.observed?.path ?? "the volume"} and the file beside it that ends in .labctl`,
 });

@@ -155,7 +155,8 @@ export class Session implements LabSession {
     await this.#machines.prepare(moved.rows, this.#machinesFor(wanted));
     const looked = await readAll({
       addresses: wanted,
-      resources: options.mode === "refresh-only" ? new Map() : byAddress,
+      // What is only looked at, or taken away, is what the state has: files that its spec names may be gone by now.
+      resources: options.mode === "normal" ? byAddress : new Map(),
       rows: moved.rows,
       kinds,
       sources: this.#staticSources(secrets),

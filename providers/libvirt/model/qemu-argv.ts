@@ -174,8 +174,8 @@ function machineOptions(model: VmModel): Readonly<Record<string, boolean>> {
   return model.firmware.secure_boot ? { smm: true } : {};
 }
 
-function cpuOf({ cpus }: VmModel): string {
-  return cpus.model === "host-passthrough" ? "host" : (cpus.model ?? "max");
+function cpuOf({ cpus, arch }: VmModel): string {
+  return cpus.model === "host-passthrough" ? "host" : (cpus.model ?? (arch === "riscv64" ? "rv64" : "max"));
 }
 
 function seed(source: string): DiskModel {

@@ -45,7 +45,8 @@ export function diffVm(desired: VmModel, observed: VmModel): VmChange[] {
   for (const part of ["sockets", "cores", "threads"] as const) {
     compare(`cpus.${part}`, cpus[0].topology?.[part], cpus[1].topology?.[part], restart);
   }
-  compare("cpus.model", cpus[0].model, cpus[1].model, restart);
+  // QEMU's own is what nobody asked for; newer libvirts write down which that is.
+  if (cpus[0].model !== undefined) compare("cpus.model", cpus[0].model, cpus[1].model, restart);
   compare("memory.size", desired.memory.size, observed.memory.size, memoryLive(desired, observed) ? "live" : restart);
   compare("memory.max", desired.memory.max, observed.memory.max, restart);
   compare("hugepages", pagesPlain(desired.hugepages), pagesPlain(observed.hugepages), restart);

@@ -44,10 +44,13 @@ type Wrong = (message: string, hint?: string) => LabError;
 
 const MIB = 1024 ** 2;
 
+function wrongOf(address: string): Wrong {
+  return (message, hint) => new LabError("E_SPEC_VALUE", message, { address, ...(hint !== undefined && { hint }) });
+}
+
 /** The machine that a spec asks for, on one host. Throws E_SPEC_VALUE where its parts do not go together. */
 export function resolveVm(desired: VmDesired, context: VmContext): VmModel {
-  const wrong: Wrong = (message, hint) =>
-    new LabError("E_SPEC_VALUE", message, { address: context.address, ...(hint !== undefined && { hint }) });
+  const wrong = wrongOf(context.address);
   const container = desired.type === "container";
   const { facts } = context;
   const arch = desired.arch ?? facts.host.arch;
@@ -144,12 +147,23 @@ function refuseForContainer(desired: VmDesired, wrong: Wrong): void {
 }
 
 /** QEMU's newest arm64 signs return addresses, and emulating that makes every call slow. */
-function defaultCpu(arch: Arch, acceleration: VmModel["acceleration"]): string {
+/** Undefined: QEMU's own. For riscv64 libvirt knows no models, not even the largest (libvirt 9.0 with QEMU 7.2). */
+function defaultCpu(arch: Arch, acceleration: VmModel["acceleration"]): string | undefined {
   if (acceleration === "kvm") return "host-passthrough";
+  if (arch === "riscv64") return undefined;
   return arch === "arm64" ? "cortex-a72" : "max";
 }
 
-function cpusOf(desired: VmDesired, container: boolean, standard: string, wrong: Wrong): VmModel["cpus"] {
+/** What a machine takes of its host at most: processors, and bytes of memory. @throws LabError E_SPEC_VALUE */
+export function roomOf(desired: VmDesired, address: string): { readonly cpus: number; readonly memory: number } {
+  const wrong = wrongOf(address);
+  return {
+    cpus: cpusOf(desired, desired.type === "container", undefined, wrong).max,
+    memory: memoryOf(desired.memory, wrong).max,
+  };
+}
+
+function cpusOf(desired: VmDesired, container: boolean, standard: string | undefined, wrong: Wrong): VmModel["cpus"] {
   const given = typeof desired.cpus === "object" ? desired.cpus : { count: desired.cpus ?? 1 };
   const { count, sockets, cores, threads } = given;
   if (container) return { count, max: count };
@@ -164,7 +178,7 @@ function cpusOf(desired: VmDesired, container: boolean, standard: string, wrong:
   }
   if (count > max) throw wrong(`${count} processors are more than the ${max} that it can have`);
   const model = given.model ?? standard;
-  return { count, max, ...(shaped && { topology }), model };
+  return { count, max, ...(shaped && { topology }), ...(model !== undefined && { model }) };
 }
 
 /** QEMU takes whole MiB only, and libvirt rounds up to them. */

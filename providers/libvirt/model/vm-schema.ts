@@ -1,4 +1,4 @@
-import { type Infer, type ObjectSchema, SSH_SCHEMA } from "../../../src/index.ts";
+import { type Infer, type ObjectSchema, REQUIRES_SCHEMA, SSH_SCHEMA } from "../../../src/index.ts";
 import { ARCHES } from "./arch.ts";
 import {
   ABSOLUTE,
@@ -21,15 +21,16 @@ export const vmSchema = {
     host: {
       type: "string",
       minLength: 1,
-      description: "The QEMU host that it is on. Or say what it `requires`, and labctl selects one.",
+      description:
+        "The QEMU host that it is on. Or say what it `requires`, and labctl selects one. Another host: it is made anew there.",
       examples: ["kvm-1"],
       "x-labctl": { replace: true, refers: "host" },
     },
     requires: {
-      type: "object",
-      description: "What the host must have, instead of naming it.",
+      ...REQUIRES_SCHEMA,
+      description:
+        "What the host must have, instead of naming it. One that has its networks and volumes is chosen, once: a machine stays where it is until it is made anew (`--replace`).",
       examples: [{ arch: "x86_64", kvm: true, memory: "4GiB" }],
-      "x-labctl": { replace: true },
     },
     type: {
       type: "string",

@@ -64,7 +64,7 @@ export interface VmModel {
     readonly count: number;
     readonly max: number;
     readonly topology?: { readonly sockets: number; readonly cores: number; readonly threads: number };
-    /** `host-passthrough`, `max` or a name; absent for containers. */
+    /** `host-passthrough`, `max` or a name; absent for containers, and where it is QEMU's own. */
     readonly model?: string;
   };
   /** Bytes, whole MiB. */

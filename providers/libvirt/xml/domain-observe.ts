@@ -74,6 +74,7 @@ function cpusOf(root: XmlElement, container: boolean): VmModel["cpus"] {
   const cpu = find(root, "cpu");
   const shape = find(cpu, "topology")?.attrs;
   const part = (name: string): number => wholeNumber(shape?.[name]) ?? 1;
+  const model = cpuModelOf(cpu);
   return {
     count,
     max,
@@ -81,14 +82,14 @@ function cpusOf(root: XmlElement, container: boolean): VmModel["cpus"] {
       // A socket of several dies holds that many times the cores.
       topology: { sockets: part("sockets"), cores: part("dies") * part("cores"), threads: part("threads") },
     }),
-    model: cpuModelOf(cpu),
+    ...(model !== undefined && { model }),
   };
 }
 
-function cpuModelOf(cpu: XmlElement | undefined): string {
+function cpuModelOf(cpu: XmlElement | undefined): string | undefined {
   const mode = cpu?.attrs["mode"] ?? "custom";
   if (mode === "maximum") return "max";
-  return mode === "custom" ? (textAt(cpu, "model") ?? "") : mode;
+  return mode === "custom" ? textAt(cpu, "model") : mode;
 }
 
 function memoryOf(root: XmlElement): VmModel["memory"] {

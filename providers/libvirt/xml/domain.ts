@@ -126,13 +126,14 @@ function features(model: VmModel): XmlElement | undefined {
   return model.firmware.type === "uefi" ? el("features", {}, el("acpi")) : undefined;
 }
 
-function cpuElement({ model, topology }: VmModel["cpus"]): XmlElement {
+function cpuElement({ model, topology }: VmModel["cpus"]): XmlElement | undefined {
   const shape =
     topology === undefined
       ? undefined
       : el("topology", { sockets: topology.sockets, dies: 1, cores: topology.cores, threads: topology.threads });
   if (model === "host-passthrough") return el("cpu", { mode: "host-passthrough" }, shape);
-  if (model === "max" || model === undefined) return el("cpu", { mode: "maximum" }, shape);
+  if (model === undefined) return shape && el("cpu", {}, shape);
+  if (model === "max") return el("cpu", { mode: "maximum" }, shape);
   return el("cpu", { mode: "custom", match: "exact" }, el("model", { fallback: "forbid" }, model), shape);
 }
 

@@ -4,7 +4,7 @@ import { type Paint, paintFor, type Style } from "./paint.ts";
 import { createPlainRenderer } from "./plain.ts";
 import { renderTable } from "./table.ts";
 import { indent, plural, visible, visibleLine } from "./text.ts";
-import { problemLine, resultWord, stageLine } from "./words.ts";
+import { problemText, resultWord, stageLine } from "./words.ts";
 
 export interface RunLine {
   readonly run: RunRecord;
@@ -80,7 +80,7 @@ export function renderOutcome(
     const blame = one.because === undefined ? "" : ` because of ${visible(one.because)}`;
     return [
       `  ${visible(address)}: ${resultWord(action, one.result, paint)}${took}${tries}${blame}`,
-      ...(one.problem === undefined ? [] : [indent(problemLine(one.problem, paint), 4)]),
+      ...(one.problem === undefined ? [] : [indent(problemText(one.problem, paint), 4)]),
       ...one.stages.map((stage) => indent(stageLine(stage, paint), 4)),
     ];
   });

@@ -2,7 +2,7 @@ import { type ActionResult, formatDuration, type Problem, type RunSummary } from
 import { type Paint, paintFor, type Style } from "./paint.ts";
 import type { Tally } from "./tally.ts";
 import { indent, plural, visible } from "./text.ts";
-import { problemLine } from "./words.ts";
+import { problemText } from "./words.ts";
 
 const WORDS: Readonly<Record<ActionResult, string>> = {
   ok: "done",
@@ -75,8 +75,8 @@ export function renderProblem(problem: Problem, paint: Paint, word = "error"): s
     problem.at === undefined ? "" : ` (${visible(problem.at.file)}:${problem.at.line}:${problem.at.column})`;
   const head =
     problem.address === undefined
-      ? `${mark} ${problemLine(problem, paint)}${where}`
-      : `${mark} ${paint.bold(visible(problem.address))}${where}${word === "error" ? "" : ` (${word})`}\n${indent(problemLine(problem, paint), 4)}`;
+      ? `${mark} ${indent(problemText(problem, paint), 2).trimStart()}${where}`
+      : `${mark} ${paint.bold(visible(problem.address))}${where}${word === "error" ? "" : ` (${word})`}\n${indent(problemText(problem, paint), 4)}`;
   const causes = (problem.causes ?? [])
     .filter((cause) => !problem.message.includes(cause))
     .map((cause) => `    ${paint.dim("cause:")} ${visible(cause)}`);

@@ -3,7 +3,7 @@ import type { PropertyChange } from "../../model/index.ts";
 import { type Paint, paintFor, type Style } from "./paint.ts";
 import { indent, plural, visible, visibleLine } from "./text.ts";
 import { formatValue, sidesOf } from "./value.ts";
-import { paintAction, problemLine, resultWord, stageLine } from "./words.ts";
+import { paintAction, problemText, resultWord, stageLine } from "./words.ts";
 
 /** Why a run did what it did to one resource, as data: what `--json` gives. */
 export interface Why {
@@ -75,7 +75,7 @@ function outcome(why: Why, paint: Paint): string[] {
   const blame = why.because === undefined ? "" : `, since ${visible(why.because)} failed`;
   const lines = [`${resultWord(why.action.action, why.result, paint)}${took}${tries}${blame}`];
   if (why.problem !== undefined) {
-    lines.push(...problemLine(why.problem, paint).split("\n"));
+    lines.push(...problemText(why.problem, paint).split("\n"));
     if (why.problem.hint !== undefined) lines.push(`${paint.cyan("hint:")} ${visible(why.problem.hint)}`);
   }
   lines.push(...why.stages.map((one) => stageLine(one, paint)));

@@ -1,6 +1,6 @@
 import { type ActionType, type Address, formatDuration, type Problem } from "../../model/index.ts";
 import type { Paint } from "./paint.ts";
-import { visible } from "./text.ts";
+import { visible, visibleLine } from "./text.ts";
 
 export interface ActionWords {
   readonly symbol: string;
@@ -55,9 +55,17 @@ export function splitRoot(address: Address): { readonly root: Address; readonly 
   return root === "" ? { root: address, rest: "" } : { root, rest: address.slice(root.length + 1) };
 }
 
-/** Message and code on one line. */
-export function problemLine(problem: Problem, paint: Paint): string {
-  return `${visible(problem.message)} ${paint.dim(`[${problem.code}]`)}`;
+/** The first line of a message, with its code: for places that have one line. */
+export function problemLine({ message, code }: Problem, paint: Paint): string {
+  const end = message.indexOf("\n");
+  return `${visible(end < 0 ? message : `${message.slice(0, end)} …`)} ${paint.dim(`[${code}]`)}`;
+}
+
+/** All lines of a message, with its code. Those after the first stand behind a bar, so that none can pass for labctl's own. */
+export function problemText({ message, code }: Problem, paint: Paint): string {
+  const [first = "", ...more] = message.trimEnd().split("\n");
+  const rest = more.map((line) => `${paint.dim("│")} ${visibleLine(line)}`);
+  return [`${visible(first)} ${paint.dim(`[${code}]`)}`, ...rest].join("\n");
 }
 
 /** What came of an action: `created`, `failed`, `skipped`. */
