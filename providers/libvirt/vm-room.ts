@@ -12,7 +12,7 @@ import {
   selectionError,
 } from "../../src/index.ts";
 import { allocateHost, type Guest, HOST_FAILURES, previewHost } from "./environment-select.ts";
-import { archOf } from "./model/arch.ts";
+import { type Arch, archOf } from "./model/arch.ts";
 import { roomOf } from "./model/vm-resolve.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import { hostAddress, requireHost } from "./on-host.ts";
@@ -34,17 +34,22 @@ function guestOf(ctx: KindContext, item: Who): Guest | undefined {
   if (named !== undefined && !ctx.inventory.all("qemu_host").some((one) => one.parent === named)) return undefined;
   const requires = readRequirements(desired.requires as Parameters<typeof readRequirements>[0]);
   const only = desired.host ?? whereItsThingsAre(ctx, item);
-  const its = named === undefined ? undefined : ctx.inventory.get(named);
-  const arch = archOf(String(desired.arch ?? requires.arch ?? its?.observed?.["arch"] ?? its?.desired["arch"] ?? ""));
   return {
     address,
     instance_id,
-    arch: arch ?? "x86_64",
+    arch: desired.arch ?? archOf(requires.arch ?? "") ?? ownArch(ctx, named) ?? "x86_64",
     ...roomOf(desired, address),
     requires,
     ...(only !== undefined && { host: only }),
     environments: 0,
   };
+}
+
+/** What a host is itself, as it was seen, or as its spec says. */
+function ownArch(ctx: KindContext, host: Address | undefined): Arch | undefined {
+  const entry = host === undefined ? undefined : ctx.inventory.get(host);
+  const said = entry?.observed?.["arch"] ?? entry?.desired["arch"];
+  return typeof said === "string" ? archOf(said) : undefined;
 }
 
 /** The lab's volumes and networks that a machine uses, with the names of the hosts that they are on. */

@@ -10,6 +10,8 @@ import { machinesUnavailable, startMachine, type TestMachine } from "../support/
 import { createWorkspace, hostOf, type Workspace } from "../support/workspace.ts";
 
 const ORDER = "/srv/order/log";
+/** Builds whose name is behind it go on when it is gone. */
+const HELD = "/srv/order/held";
 const SERVER = "host.builder";
 
 describe.skipIf(machinesUnavailable() !== undefined)("builds that wait for a server", () => {
@@ -24,7 +26,7 @@ describe.skipIf(machinesUnavailable() !== undefined)("builds that wait for a ser
       builds: {
         one: {
           source: { path: "./src" },
-          run: `echo ${name} >>${ORDER}; sleep ${seconds}; echo ${name} >out`,
+          run: `echo ${name} >>${ORDER}; sleep ${seconds}; while [ -e ${HELD}-${name} ]; do sleep 0.1; done; echo ${name} >out`,
           outputs: { out: { path: "out", type: "text" } },
           ...more,
         },
@@ -66,7 +68,8 @@ describe.skipIf(machinesUnavailable() !== undefined)("builds that wait for a ser
   test("the higher priority goes first, then the older; who may not wait is told who has it", {
     timeout: 120_000,
   }, async () => {
-    pipeline("slow", 6);
+    await machine.exec(`touch ${HELD}-slow`);
+    pipeline("slow", 0);
     pipeline("low", 1);
     pipeline("high", 1, { priority: 10 });
     const slow = start("slow");
@@ -94,6 +97,7 @@ describe.skipIf(machinesUnavailable() !== undefined)("builds that wait for a ser
       "host.builder: its only place for a build is taken; queue/pipeline/high build.one waits for it",
     );
 
+    await machine.exec(`rm ${HELD}-slow`);
     await Promise.all([slow, low, high].map(ended));
     expect(order()).toEqual(["slow", "high", "low"]);
     expect(await leases()).toEqual({ leases: [], waiting: [] });
