@@ -88,7 +88,9 @@ async function mergedConfig(ctx: KindContext, desired: BuildDesired, arch: strin
       version !== undefined && { compiler: { family, version } as const }),
   };
   const plan = requireInstruments(planInstruments(wanted, target, explicit.requests));
-  return mergeConfig([...fragments, ...plan.sources, own]);
+  // Without it a kernel has none, and make says so of each and fails at none.
+  const modules = kernel?.modules === true ? [configSource("modules: true", { MODULES: "y" })] : [];
+  return mergeConfig([...fragments, ...plan.sources, own, ...modules]);
 }
 
 async function resolveSource(

@@ -102,7 +102,7 @@ async function describeServer(
     return {
       address,
       workdir,
-      ...(compiler !== undefined && { compiler }),
+      ...(compiler !== undefined && { compiler: prefixed(compiler, desired.toolchains) }),
       active: capacity.active,
       candidate: {
         ...base,
@@ -140,6 +140,12 @@ async function describeServer(
   }
 }
 
+/** Pure. With the CROSS_COMPILE that the spec gives for it, where it does: its tools need not be called as it is. */
+export function prefixed(compiler: Toolchain, said: ServerDesired["toolchains"] = []): Toolchain {
+  const own = said.find((one) => one.name === compiler.name && one.arch === compiler.arch)?.cross_compile;
+  return own === undefined ? compiler : { ...compiler, cross_compile: own };
+}
+
 /** A toolchain that the spec says will be there, though it is not yet: the apply that brings it goes first. */
 function declared(
   desired: Partial<ServerDesired>,
@@ -171,7 +177,7 @@ function unseen(
     why: error instanceof Error ? error.message : String(error),
     ...standing,
     arch: text(host?.desired["arch"]) ?? text(entry.observed?.["arch"]) ?? wanted.arch,
-    also: [...seen, ...said].map((one) => one.arch),
+    also: [...[...seen, ...said].map((one) => one.arch), ...(entry.observed === undefined ? [wanted.arch] : [])],
     toolchains: [
       ...seen,
       ...said,

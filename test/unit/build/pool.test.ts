@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { buildServers } from "../../../providers/build/pool.ts";
+import { buildServers, prefixed } from "../../../providers/build/pool.ts";
 import { type InventoryEntry, type KindContext, LabError, select } from "../../../src/index.ts";
 
 type Hold = NonNullable<InventoryEntry["hold"]>;
@@ -34,4 +34,30 @@ test.each([
   expect(server?.candidate).toMatchObject({ status, why });
   const request = { what: "build.x", requires: { arch: "x86_64" } };
   expect(select(request, server === undefined ? [] : [server.candidate], 0).verdict).toBe(verdict);
+});
+
+test("a server that was never seen is not ruled out for another architecture than its own", async () => {
+  const [server] = await buildServers(lab(), { toolchain: "gcc", arch: "arm64" });
+  const request = { what: "build.x", requires: { arch: "arm64", toolchain: "gcc" } };
+  expect(select(request, server === undefined ? [] : [server.candidate], 0).verdict).toBe("busy");
+});
+
+test("CROSS_COMPILE is what stands before gcc, or what the spec says for that compiler", () => {
+  const gcc = {
+    name: "aarch64-none-linux-gnu-gcc",
+    family: "gcc",
+    version: "12.2",
+    machine: "aarch64-none-linux-gnu",
+    arch: "arm64",
+    path: "/opt/arm/bin/aarch64-none-linux-gnu-gcc",
+    cross_compile: "aarch64-none-linux-gnu-",
+    suffix: "",
+    available: true,
+    hosted: true,
+    llvm_tools: false,
+  } as const;
+  const said = { name: gcc.name, arch: "arm64", cross_compile: "aarch64-elf-" } as const;
+  expect(prefixed(gcc).cross_compile).toBe("aarch64-none-linux-gnu-");
+  expect(prefixed(gcc, [said]).cross_compile).toBe("aarch64-elf-");
+  expect(prefixed(gcc, [{ ...said, arch: "armv7" }]).cross_compile).toBe("aarch64-none-linux-gnu-");
 });
