@@ -23,7 +23,7 @@ import { collectLog, collectOutputs, isThere, newRecord } from "./collect.ts";
 import { buildDigest, type BuildInputs, objectsDigest } from "./digest.ts";
 import { inputsOf, prepareBuild, type PreparedBuild } from "./inputs.ts";
 import { buildPaths } from "./layout.ts";
-import { buildServers, type PoolServer } from "./pool.ts";
+import { buildServers, missingToolchain, type PoolServer } from "./pool.ts";
 import { runBuild } from "./runner.ts";
 
 /** A server with what the build would be there. */
@@ -397,7 +397,9 @@ build drops the reference to it; \`labctl artifact gc\` removes what nothing ref
     if (item.unknown.size > 0) return {};
     const servers = await buildServers(ctx, wantedOf(desired));
     const { request, selection } = selectionOf(item.address, desired, servers, item.prior?.observed?.server);
-    if (selection.verdict === "never") throw selectionError(request, selection);
+    if (selection.verdict === "never") {
+      throw missingToolchain(wantedOf(desired), selection) ?? selectionError(request, selection);
+    }
     const prepared = await prepareBuild(ctx, desired, item.sensitive, servers);
     const commit = prepared.commit === undefined ? {} : { commit: prepared.commit };
     const digest = await settle(ctx, offersOf(prepared, servers, selection), selection);

@@ -3,8 +3,10 @@ import {
   type Candidate,
   type InventoryEntry,
   type KindContext,
+  LabError,
   lastSegment,
   type Plain,
+  type Selection,
   standingOf,
 } from "../../src/index.ts";
 import { DEFAULT_MAX_BUILDS, type ServerDesired } from "./server-model.ts";
@@ -138,6 +140,30 @@ async function describeServer(
       candidate: { ...base, ...unseen(entry, host, wanted, standing, error), total: {}, reserved: {} },
     };
   }
+}
+
+/** What Debian calls the compilers for each architecture. */
+const DEBIAN_GCC: Readonly<Record<string, string>> = {
+  x86_64: "gcc-x86-64-linux-gnu",
+  arm64: "gcc-aarch64-linux-gnu",
+  armv7: "gcc-arm-linux-gnueabihf",
+  riscv64: "gcc-riscv64-linux-gnu",
+};
+
+/** Pure. E_TOOLCHAIN_MISSING, with the compilers that there are, where that is what every build server lacks. */
+export function missingToolchain(
+  { toolchain, arch }: { readonly toolchain: string; readonly arch: string },
+  { rejected }: Selection,
+): LabError | undefined {
+  const lacks = rejected.flatMap(({ address, unmet }) => {
+    const reason = unmet.find((one) => one.what === "toolchain");
+    return reason === undefined ? [] : [`${address}: ${reason.text}`];
+  });
+  if (lacks.length === 0 || lacks.length < rejected.length) return undefined;
+  const wanted = toolchain.startsWith("clang") ? "clang, lld and llvm" : (DEBIAN_GCC[arch] ?? "a compiler for it");
+  return new LabError("E_TOOLCHAIN_MISSING", `no build server has ${toolchain} for ${arch}\n${lacks.join("\n")}`, {
+    hint: `install it on one of them (Debian: ${wanted}), or name one of those that are there as \`toolchain:\``,
+  });
 }
 
 /** Pure. With the CROSS_COMPILE that the spec gives for it, where it does: its tools need not be called as it is. */

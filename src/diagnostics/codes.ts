@@ -80,6 +80,7 @@ export const CODES = {
   E_REBOOT: { exit: 6, title: "a host did not come back" },
 
   // Selection
+  E_TOOLCHAIN_MISSING: { exit: 8, title: "no build server has the compiler" },
   E_NEVER_FITS: { exit: 8, title: "no machine can take it" },
   E_BUSY: { exit: 8, title: "every machine that could take it is busy" },
   E_ACTIVE_WORKLOADS: { exit: 8, title: "something still runs there" },

@@ -48,7 +48,7 @@ function lab(more: object = {}): void {
   });
 }
 
-function pipeline(boot: object = {}, more: object = {}, others: object = {}): void {
+function pipeline(boot: object = {}, more: object = {}, others: object = {}, build: object = {}): void {
   ws.write("pipeline.yaml", {
     labctl: 1,
     name: "ci",
@@ -58,6 +58,7 @@ function pipeline(boot: object = {}, more: object = {}, others: object = {}): vo
         arch: "x86_64",
         run: "make",
         outputs: { initrd: { path: "initrd.cpio.gz", type: "initrd" } },
+        ...build,
       },
     },
     environments: {
@@ -211,6 +212,11 @@ describe("from source to a booted, ready machine", () => {
     const wrong = await ws.run(["apply", "--auto-approve"]);
     expect(wrong.code, wrong.output).toBe(3);
     expect(wrong.output).toContain("E_IMAGE_ARCH");
+    pipeline({}, {}, {}, { toolchain: "clang-99", arch: "riscv64" });
+    const missing = await ws.run(["plan"]);
+    expect(missing.code, missing.output).toBe(8);
+    expect(missing.output).toContain("E_TOOLCHAIN_MISSING");
+    expect(missing.output).toMatch(/host\.metal: it has no clang-99 for riscv64 \(but .*gcc for x86_64/);
     pipeline();
     expect(await ws.pending()).toEqual({});
   });
