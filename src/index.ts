@@ -23,6 +23,7 @@ export type {
   Address,
   Checkpoint,
   LogLevel,
+  Placement,
   Plain,
   SourceRange,
 } from "./model/index.ts";
@@ -84,6 +85,7 @@ export {
   nextCandidate,
   observe,
   passes,
+  placementOf,
   type Poll,
   type Ranked,
   readRequirements,

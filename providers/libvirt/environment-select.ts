@@ -73,6 +73,7 @@ async function candidates(ctx: KindContext, arch: Arch, own: string): Promise<re
           arch: facts.host.arch ?? arch,
           also: arches,
           kvm: facts.kvm,
+          nested_virt: facts.kvm && host?.observed?.["nested_virt"] === "yes",
           total: {
             // Emulated processors share the real ones: only a machine that wants more than there are does not fit.
             cpus: facts.host.cpus,

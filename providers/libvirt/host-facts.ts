@@ -1,6 +1,6 @@
-import { type Address, type KindContext, type Machine } from "../../src/index.ts";
+import { type Address, type KindContext, type Machine, type Plain } from "../../src/index.ts";
 import { type Arch, defaultMachine, libvirtArch } from "./model/arch.ts";
-import type { HostFacts } from "./model/facts.ts";
+import type { HostCapabilities, HostFacts } from "./model/facts.ts";
 import { type Libvirt, sharedLibvirt } from "./rpc/index.ts";
 import { parseCapabilities, parseDomainCapabilities } from "./xml/capabilities.ts";
 
@@ -21,6 +21,18 @@ export function uriOf(ctx: KindContext, host: Address): string {
 }
 
 /**
+ * Whether KVM works on a host: what its facts found when they tried (host.ts). Before its first apply nobody has tried, and what
+ * libvirt offers counts. Pure.
+ */
+export function kvmWorks(
+  seen: Readonly<Record<string, Plain>> | undefined,
+  { guests, arch }: HostCapabilities,
+): boolean {
+  if (seen !== undefined) return seen["kvm"] === "yes";
+  return guests.some((one) => one.arch === arch && one.types.includes("kvm"));
+}
+
+/**
  * What a host can run. `want`: the machines whose domain capabilities matter. KVM counts only where the host's own facts found it
  * to work. Rejects as openLibvirt does.
  */
@@ -35,7 +47,7 @@ export async function qemuHost(
   const options = { signal: ctx.signal };
   const [text, node] = await Promise.all([libvirt.capabilities(options), libvirt.node.info(options)]);
   const capabilities = parseCapabilities(text);
-  const kvm = ctx.inventory.get(host)?.observed?.["kvm"] === true;
+  const kvm = kvmWorks(ctx.inventory.get(host)?.observed, capabilities);
   const asked = new Map<string, { arch: Arch; machine: string; type: string }>();
   for (const one of want) {
     const arch = one.arch ?? capabilities.arch;

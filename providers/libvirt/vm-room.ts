@@ -8,6 +8,8 @@ import {
   nextCandidate,
   type OperationContext,
   passes,
+  type Placement,
+  placementOf,
   readRequirements,
   selectionError,
 } from "../../src/index.ts";
@@ -92,17 +94,25 @@ export function requireNear(ctx: KindContext, item: Who, host: Address): void {
   });
 }
 
+/** Where a new machine would go, and why; no host: it has to wait for one. */
+export interface Choice {
+  readonly host?: Address | undefined;
+  /** Absent where its spec names the host: then there is no choice. */
+  readonly placement?: Placement | undefined;
+}
+
 /**
- * The host that a new machine would go to; undefined where it has to wait for one. @throws LabError E_NEVER_FITS where none will have
- * room for it; E_BUSY where none has it now, and it may not wait or would wait for nothing
+ * The host that a new machine would go to. @throws LabError E_NEVER_FITS where none will have room for it; E_BUSY where none has it
+ * now, and it may not wait or would wait for nothing
  */
-export async function choose(ctx: KindContext, item: Who): Promise<Address | undefined> {
+export async function choose(ctx: KindContext, item: Who): Promise<Choice> {
   const guest = guestOf(ctx, item);
-  if (guest === undefined) return requireHost(item);
+  if (guest === undefined) return { host: requireHost(item) };
   const { request, selection } = await previewHost(ctx, guest);
-  if (selection.verdict === "chosen") return selection.ranking[0]?.address;
+  const placement = item.desired.host === undefined ? placementOf(selection) : undefined;
+  if (selection.verdict === "chosen") return { host: selection.ranking[0]?.address, placement };
   const waits = ctx.noWait !== true && selection.rejected.some(({ unmet }) => unmet.every(passes));
-  if (selection.verdict === "busy" && waits) return undefined;
+  if (selection.verdict === "busy" && waits) return { placement };
   throw selectionError(request, selection);
 }
 

@@ -8,6 +8,7 @@ import {
   type KindContext,
   LabError,
   type OperationContext,
+  type Placement,
   type Reading,
   type ReconcileItem,
   sh,
@@ -165,29 +166,35 @@ async function madeOf(ctx: KindContext, host: QemuHost, item: VmItem): Promise<M
 async function read(ctx: KindContext, items: readonly VmItem[]): Promise<ReadonlyMap<Address, Reading<VmObserved>>> {
   // Nothing of them is anywhere, and where they will be is to be selected.
   const homeless = items.filter((item) => whereabouts(item).length === 0);
-  await Promise.all(homeless.map((item) => refuseUnfit(ctx, item)));
-  return await readByHost(
+  const placements = new Map(
+    await Promise.all(homeless.map(async (item) => [item.address, await refuseUnfit(ctx, item)] as const)),
+  );
+  const readings = await readByHost(
     ctx,
     items,
     async (_libvirt, host) => await Promise.resolve(host),
     (host, item) => readOne(ctx, item, host),
   );
+  const withPlacement = (address: Address, reading: Reading<VmObserved>): Reading<VmObserved> =>
+    reading.is === "absent" ? { ...reading, placement: placements.get(address) } : reading;
+  return new Map([...readings].map(([address, reading]) => [address, withPlacement(address, reading)]));
 }
 
 /**
  * What is wrong with a machine that is not there yet, as far as the lab and the host that it would go to can say before they are
- * changed: a plan ends with it.
+ * changed: a plan ends with it. Else where it would go, where that is labctl's choice.
  */
-async function refuseUnfit(ctx: KindContext, item: VmItem): Promise<void> {
-  if (item.unknown.size > 0) return;
-  const address = await choose(ctx, item);
-  if (address === undefined) return;
+async function refuseUnfit(ctx: KindContext, item: VmItem): Promise<Placement | undefined> {
+  if (item.unknown.size > 0) return undefined;
+  const { host: address, placement } = await choose(ctx, item);
+  if (address === undefined) return placement;
   requireNear(ctx, item, address);
   const host = await hostAt(ctx, item, address);
   const { made } = await placed(ctx, host, item);
   // A host that gets packages may be able to do more once it has them.
   const growing = ctx.inventory.all("package").some((one) => one.parent === host.address);
   if (!growing) requireSupport(wantedVm(item.desired, made), host.facts, item.address);
+  return placement;
 }
 
 function ownerOf(made: MadeWith): Owner {

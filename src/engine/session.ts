@@ -286,7 +286,7 @@ export class Session implements LabSession {
   /** What chooses among the lab's machines may want any of them, also where it alone is planned. */
   #machinesFor(addresses: ReadonlySet<Address>): ReadonlySet<Address> {
     const chooses = [...addresses].some((one) => {
-      const kind = this.kinds.get(this.#resources.get(one)?.kind ?? "");
+      const kind = this.kinds.get(this.#resources.get(one)?.kind ?? this.#state?.rows.get(one)?.kind ?? "");
       return kind !== undefined && "awaits" in kind;
     });
     return chooses ? new Set([...addresses, ...this.#resources.keys()]) : addresses;

@@ -58,6 +58,14 @@ export interface Envelope {
   readonly exact: boolean;
 }
 
+/** Where something would be made now, chosen among several machines. Apply chooses again, and takes what it chooses. */
+export interface Placement {
+  /** Absent: none can take it at this moment. */
+  readonly chosen?: Address;
+  /** Every machine that was looked at, with why it is the one or why not: the chosen one, those that would do, the others. */
+  readonly machines: readonly { readonly address: Address; readonly why: string }[];
+}
+
 export interface PlannedAction {
   readonly address: Address;
   readonly kind: string;
@@ -72,6 +80,8 @@ export interface PlannedAction {
   readonly changes: readonly PropertyChange[];
   /** Last observed against observed: what changed behind labctl's back. */
   readonly drift: readonly PropertyChange[];
+  /** For what labctl finds a machine for. */
+  readonly placement?: Placement;
   readonly envelope: Envelope;
   /** Addresses of the actions that must have ended before this one begins. */
   readonly after_actions: readonly Address[];

@@ -116,6 +116,9 @@ export class Decider {
         changes:
           verdict.action === "create" ? creation(resolved, this.#input.seal) : verdict.action === "noop" ? [] : changes,
         drift,
+        ...(verdict.action === "create" &&
+          reading.is === "absent" &&
+          reading.placement !== undefined && { placement: reading.placement }),
         envelope: {
           action: verdict.action,
           properties: changes.map((change) => change.path),

@@ -1,4 +1,4 @@
-import type { Address, Checkpoint, Plain } from "../model/index.ts";
+import type { Address, Checkpoint, Placement, Plain } from "../model/index.ts";
 
 /** What the planner must know of a kind. `Kind` of the provider contract satisfies it; it is handed in as a table. */
 export interface PlanKind {
@@ -53,7 +53,7 @@ export interface PlanPropertyDiff {
 
 export type PlanReading =
   | { readonly is: "present"; readonly value: Record<string, Plain> }
-  | { readonly is: "absent" }
+  | { readonly is: "absent"; readonly placement?: Placement | undefined }
   | { readonly is: "unreachable"; readonly why: Error }
   | { readonly is: "unverified"; readonly since: string };
 

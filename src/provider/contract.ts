@@ -1,5 +1,5 @@
 import type { ArtifactStore } from "../artifacts/index.ts";
-import type { Address, Checkpoint, Group, Hold, LogLevel, Plain, Row, Scope } from "../model/index.ts";
+import type { Address, Checkpoint, Group, Hold, LogLevel, Placement, Plain, Row, Scope } from "../model/index.ts";
 import type { Scheduler } from "../scheduling/index.ts";
 import type { ConnectionSpec, Machine } from "../transport/index.ts";
 import type { ObjectSchema, Schema } from "./schema.ts";
@@ -41,7 +41,8 @@ export interface SingleSection extends SectionPlace {
 
 export type Reading<O> =
   | { readonly is: "present"; readonly value: O }
-  | { readonly is: "absent" }
+  /** `placement`: where it would be made now, of kinds that choose among machines. */
+  | { readonly is: "absent"; readonly placement?: Placement | undefined }
   /** Never leads to create, delete or forget. */
   | { readonly is: "unreachable"; readonly why: Error }
   | { readonly is: "unverified"; readonly since: string };

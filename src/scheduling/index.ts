@@ -38,6 +38,7 @@ export {
 export {
   explainRejected,
   nextCandidate,
+  placementOf,
   type Ranked,
   type Rejected,
   select,

@@ -1,5 +1,5 @@
 import { LabError } from "../diagnostics/index.ts";
-import { formatDuration } from "../model/index.ts";
+import { formatDuration, type Placement } from "../model/index.ts";
 import { type Candidate, isLow, passes, type Requirements, type Unmet, unmet, utilization } from "./requirements.ts";
 
 export interface SelectionRequest {
@@ -102,7 +102,23 @@ export function nextCandidate(ranking: readonly Ranked[], failed: ReadonlySet<st
 
 /** Each machine with the reasons against it. */
 export function explainRejected(rejected: readonly Rejected[]): string {
-  return rejected.map((one) => `${one.address}: ${one.unmet.map((reason) => reason.text).join("; ")}`).join("\n");
+  return rejected.map((one) => `${one.address}: ${reasonsAgainst(one)}`).join("\n");
+}
+
+function reasonsAgainst(one: Rejected): string {
+  return one.unmet.map((reason) => reason.text).join("; ");
+}
+
+/** A selection as a plan carries it. Pure. */
+export function placementOf({ ranking, rejected }: Selection): Placement {
+  const [chosen] = ranking;
+  return {
+    ...(chosen !== undefined && { chosen: chosen.address }),
+    machines: [
+      ...ranking.map(({ address, why }) => ({ address, why })),
+      ...rejected.map((one) => ({ address: one.address, why: reasonsAgainst(one) })),
+    ],
+  };
 }
 
 /** Why this one and not another, for people: the chosen one, then each other that was looked at. */

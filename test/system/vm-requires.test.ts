@@ -55,6 +55,17 @@ describe("machines that say what their host must have", { timeout: 120_000 }, ()
 
   test("go where it is, and are there when labctl looks again", async () => {
     lab({ vms: munich });
+    const plan = await ws.plan([], 2);
+    expect(plan.actions.find(({ address }) => address === "vm.box")?.placement).toEqual({
+      chosen: "host.two",
+      machines: [
+        { address: "host.two", why: expect.stringContaining("the only one that fits") as string },
+        { address: "host.one", why: "its label site is berlin, not munich" },
+      ],
+    });
+    const shown = (await ws.run(["plan"])).stdout;
+    expect(shown).toMatch(/\+ +vm\.box .*\n +host: \(known after apply\) now host\.two: .*the only one that fits\n/);
+    expect(shown).toContain("not host.one: its label site is berlin, not munich");
     const run = await ws.apply();
     expect(await there("two")).toBe("farm-box");
     expect(await there("one")).toBe("");
@@ -182,7 +193,9 @@ describe("machines that say what their host must have", { timeout: 120_000 }, ()
     }
   });
 
-  test("are taken away with all that they had", async () => {
+  test("are taken away with all that they had, also alone and when the spec says nothing of them any more", async () => {
+    lab({});
+    expect(await ws.pending(["--target", "vm.spare"])).toEqual({ "vm.spare": "delete" });
     await ws.destroy();
     for (const role of ROLES) expect(await there(role)).toBe("");
     expect(await leased()).toEqual([]);

@@ -1,6 +1,8 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { parseFacts } from "../../providers/host/facts.ts";
+import { kvmWorks } from "../../providers/libvirt/host-facts.ts";
 import { type HostFacts, domainFacts } from "../../providers/libvirt/model/facts.ts";
 import { resolveVm, type VmContext } from "../../providers/libvirt/model/vm-resolve.ts";
 import type { VmDesired } from "../../providers/libvirt/model/vm-schema.ts";
@@ -19,6 +21,19 @@ const facts: HostFacts = {
     parseDomainCapabilities(recorded(name)),
   ),
 };
+
+test("KVM works where the host's facts tried it and say so; before anybody tried, where libvirt offers it", () => {
+  const { host } = facts;
+  const found = (kvm: string) => parseFacts(["kernel=6.1.0", "machine=x86_64", `kvm=${kvm}`]);
+  expect(kvmWorks(found("yes"), host)).toBe(true);
+  expect(kvmWorks(found("no"), host)).toBe(false);
+  expect(kvmWorks(found("unknown"), host)).toBe(false);
+  expect(kvmWorks(undefined, host)).toBe(true);
+  const emulated = host.guests.map((guest) => ({ ...guest, types: ["qemu"] }));
+  expect(kvmWorks(undefined, { ...host, guests: emulated })).toBe(false);
+  // Of another processor: emulated, whatever is offered.
+  expect(kvmWorks(undefined, { ...host, arch: "riscv64" })).toBe(false);
+});
 
 describe("what libvirt says that a host can do, as it was recorded", () => {
   test("capabilities of QEMU's connection", () => {

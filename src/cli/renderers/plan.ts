@@ -1,4 +1,12 @@
-import type { ActionType, OutputChange, Plain, Plan, PlannedAction, PropertyChange } from "../../model/index.ts";
+import type {
+  ActionType,
+  OutputChange,
+  Placement,
+  Plain,
+  Plan,
+  PlannedAction,
+  PropertyChange,
+} from "../../model/index.ts";
 import { countActions, parseAddress } from "../../model/index.ts";
 import { renderDiff } from "./diff.ts";
 import { type Paint, paintFor, type Style } from "./paint.ts";
@@ -119,7 +127,24 @@ function renderAction(action: PlannedAction, label: string, by: number, style: S
     action.moved_from === undefined || action.reason.code === "moved" ? "" : `, was ${visible(action.moved_from)}`;
   const optional = action.options.optional === true ? ", optional" : "";
   const head = `${gap}${symbol} ${name}  ${paint.dim(visible(action.reason.text) + moved + optional)}`;
-  return [head, ...renderChanges(withoutKey(action), by + 6, style, paint)];
+  return [
+    head,
+    ...renderPlacement(action.placement, " ".repeat(by + 6), paint),
+    ...renderChanges(withoutKey(action), by + 6, style, paint),
+  ];
+}
+
+/** Where it would be now, and why not elsewhere. */
+function renderPlacement(placement: Placement | undefined, gap: string, paint: Paint): string[] {
+  if (placement === undefined) return [];
+  const { chosen, machines } = placement;
+  const others = machines.filter((one) => one.address !== chosen);
+  const why = machines.find((one) => one.address === chosen)?.why ?? "";
+  const now = chosen === undefined ? "now none can take it" : `now ${visible(chosen)}: ${visible(why)}`;
+  return [
+    `${gap}host: ${paint.dim("(known after apply)")} ${now}`,
+    ...others.map((one) => paint.dim(`${gap}  not ${visible(one.address)}: ${visible(one.why)}`)),
+  ];
 }
 
 /** The property that only repeats the key, which stands in the line above already. */
