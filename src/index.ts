@@ -63,6 +63,7 @@ export type {
   UploadTarget,
 } from "./transport/index.ts";
 export { quoteWord, sh, shCommand, shJoin, ShellText, userScript } from "./transport/index.ts";
+export { QmpClient, type QmpEvent, type QmpStatus } from "./qmp/index.ts";
 export {
   type ConsoleEvent,
   type ConsoleKind,
@@ -99,6 +100,7 @@ export {
   standingOf,
   type StatusChange,
   unknownHealth,
+  type Unmet,
   type Waiting,
   waitingText,
 } from "./scheduling/index.ts";

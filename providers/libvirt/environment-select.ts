@@ -14,13 +14,13 @@ import {
   type Selection,
   type SelectionRequest,
   standingOf,
+  type Unmet,
   waitingText,
 } from "../../src/index.ts";
 import type { EnvironmentDesired } from "./environment-model.ts";
-import { qemuHost } from "./host-facts.ts";
+import { hostCapacity } from "./host-capacity.ts";
+import { hasLibvirt } from "./host-facts.ts";
 import type { Arch } from "./model/arch.ts";
-import { uuidOf } from "./model/ids.ts";
-import { DomainList, DomainStats } from "./rpc/index.ts";
 
 /** Above this share of a host's memory nothing new comes. */
 const UTILIZATION = 0.85;
@@ -36,9 +36,14 @@ export const HOST_FAILURES: ReadonlySet<string> = new Set([
   "E_AUTH",
   "E_SOCKET",
 ]);
+/** What is against a host without libvirt. */
+function withoutLibvirt(needs: readonly string[]): readonly Unmet[] {
+  if (needs.length === 0) return [];
+  return [{ what: "libvirt", text: `it has no libvirt, which is needed for ${needs.join("; ")}`, permanent: true }];
+}
 
 /** Every QEMU host of the lab, as it is found now. `own`: the instance whose machine does not count against itself. */
-async function candidates(ctx: KindContext, arch: Arch, own: string): Promise<readonly Candidate[]> {
+async function candidates(ctx: KindContext, { arch, instance_id: own, libvirt }: Guest): Promise<readonly Candidate[]> {
   const hosts = ctx.inventory.all("qemu_host").filter((one) => one.parent !== undefined);
   return Promise.all(
     hosts.map(async (entry): Promise<Candidate> => {
@@ -53,18 +58,11 @@ async function candidates(ctx: KindContext, arch: Arch, own: string): Promise<re
         max_utilization: share(max_utilization),
         ...(labels !== null && typeof labels === "object" && { labels: labels as Readonly<Record<string, string>> }),
         ...(typeof group === "string" && { group }),
+        ...(!hasLibvirt(ctx, address) && { against: withoutLibvirt(libvirt) }),
       };
       const standing = standingOf(host, Date.now());
       try {
-        const { libvirt, facts } = await qemuHost(ctx, address);
-        const others = (
-          await libvirt.domains.stats(DomainStats.STATE | DomainStats.BALLOON | DomainStats.VCPU, {
-            flags: DomainList.ACTIVE | DomainList.INACTIVE,
-            signal: ctx.signal,
-          })
-        ).filter((one) => one.domain.uuid !== uuidOf(own));
-        // What is defined is reserved, whether it runs at this moment or not.
-        const sum = (key: string): number => others.reduce((all, one) => all + Number(one.stats[key] ?? 0), 0);
+        const { facts, ...defined } = await hostCapacity(ctx, address, own);
         const arches = [...new Set(facts.host.guests.filter((one) => one.os === "hvm").map((one) => one.arch))];
         return {
           ...base,
@@ -80,8 +78,8 @@ async function candidates(ctx: KindContext, arch: Arch, own: string): Promise<re
             memory: facts.host.memory,
             ...(typeof max_vms === "number" && { slots: max_vms }),
           },
-          reserved: { memory: sum("balloon.maximum") * 1024, slots: others.length },
-          load: sum("vcpu.maximum") / Math.max(1, facts.host.cpus * 8),
+          reserved: { memory: defined.memory, slots: defined.machines },
+          load: defined.cpus / Math.max(1, facts.host.cpus * 8),
         };
       } catch (error) {
         if (ctx.signal.aborted) throw error;
@@ -113,6 +111,8 @@ export interface Guest {
   readonly host?: string;
   /** Environments of the lab's `limits:` that it counts for. */
   readonly environments: 0 | 1;
+  /** What it needs libvirt for, in words; empty: QEMU alone does. */
+  readonly libvirt: readonly string[];
 }
 
 export function guestOf(address: Address, instance_id: string, { vm }: EnvironmentDesired): Guest {
@@ -125,6 +125,8 @@ export function guestOf(address: Address, instance_id: string, { vm }: Environme
     requires: readRequirements(vm.requires as Parameters<typeof readRequirements>[0]),
     ...(vm.host !== undefined && { host: vm.host }),
     environments: 1,
+    // Its console and its end are followed through libvirt.
+    libvirt: ["environments"],
   };
 }
 
@@ -145,9 +147,9 @@ function requestOf(guest: Guest, sticky: Address | undefined): AllocationRequest
   };
 }
 
-async function allowed(ctx: KindContext, { arch, instance_id, host }: Guest): Promise<readonly Candidate[]> {
-  const all = await candidates(ctx, arch, instance_id);
-  return host === undefined ? all : all.filter((one) => one.name === host);
+async function allowed(ctx: KindContext, guest: Guest): Promise<readonly Candidate[]> {
+  const all = await candidates(ctx, guest);
+  return guest.host === undefined ? all : all.filter((one) => one.name === guest.host);
 }
 
 /** What would be chosen now: for plans. Takes nothing. */

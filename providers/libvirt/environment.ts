@@ -25,7 +25,7 @@ import {
 } from "./environment-model.ts";
 import { allocateHost, guestOf, HOST_FAILURES, previewHost } from "./environment-select.ts";
 import { type ConsoleReading, readConsole, type Ready } from "./environment-verify.ts";
-import { qemuHost, type QemuHost, uriOf } from "./host-facts.ts";
+import { libvirtHosts, qemuHost, type QemuHost, uriOf } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
 import { CLOCK_HINT } from "./model/vm-resolve.ts";
 import { reachGuest } from "./reach.ts";
@@ -49,7 +49,7 @@ function whereabouts(ctx: KindContext, item: EnvironmentItem): Address[] {
   const interrupted =
     said !== null && typeof said === "object" && !Array.isArray(said) ? said["host" as never] : undefined;
   const known = [item.prior?.observed?.host, typeof interrupted === "string" ? (interrupted as string) : undefined];
-  const others = item.prior === undefined ? [] : ctx.inventory.all("qemu_host").map((one) => one.parent);
+  const others = item.prior === undefined ? [] : libvirtHosts(ctx);
   return [...new Set([...known, ...others])].filter((one): one is Address => one !== undefined);
 }
 
@@ -189,7 +189,7 @@ async function afterFailure(
   const how = item.desired.on_failure ?? "cleanup";
   const good = item.prior?.observed;
   const known = good?.kernel_digest;
-  const hosts = ctx.inventory.all("qemu_host").flatMap((one) => one.parent ?? []);
+  const hosts = libvirtHosts(ctx);
   if (how === "rollback" && good !== undefined && known !== undefined) {
     const desired: EnvironmentDesired = {
       ...item.desired,

@@ -14,6 +14,17 @@ export interface QemuHost {
   readonly facts: HostFacts;
 }
 
+/** Whether machines of that host are libvirt's: `libvirt: false` of its `qemu_host:` says that it has none. */
+export function hasLibvirt(ctx: KindContext, host: Address): boolean {
+  return ctx.inventory.get(`${host}/qemu_host`)?.desired["libvirt"] !== false;
+}
+
+/** The QEMU hosts of the lab that have it. */
+export function libvirtHosts(ctx: KindContext): readonly Address[] {
+  const all = ctx.inventory.all("qemu_host").flatMap((one) => one.parent ?? []);
+  return all.filter((one) => hasLibvirt(ctx, one));
+}
+
 /** The connect URI of a host: what its `qemu_host:` says. */
 export function uriOf(ctx: KindContext, host: Address): string {
   const uri = ctx.inventory.get(`${host}/qemu_host`)?.desired["uri"];

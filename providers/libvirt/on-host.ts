@@ -7,7 +7,7 @@ import {
   type PropertyDiff,
   type Reading,
 } from "../../src/index.ts";
-import { uriOf } from "./host-facts.ts";
+import { hasLibvirt, uriOf } from "./host-facts.ts";
 import type { Owner } from "./model/owner.ts";
 import { type Libvirt, sharedLibvirt } from "./rpc/index.ts";
 
@@ -65,8 +65,15 @@ export function hostChange(desired: OnHost, observed: { readonly host?: string }
   return [{ path: "host", before, after: lastSegment(wanted).key ?? wanted, effect: "replace" }];
 }
 
-export function libvirtOf(ctx: KindContext, host: Address): Promise<Libvirt> {
-  return sharedLibvirt(ctx.machine(host), { uri: uriOf(ctx, host), signal: ctx.signal });
+/** Rejects with E_VM_UNSUPPORTED where the spec says that the host has none, and as sharedLibvirt() does. */
+export async function libvirtOf(ctx: KindContext, host: Address): Promise<Libvirt> {
+  if (!hasLibvirt(ctx, host)) {
+    throw new LabError("E_VM_UNSUPPORTED", `${host} has no libvirt (\`qemu_host: { libvirt: false }\`)`, {
+      address: host,
+      hint: "networks, volumes, and machines that were made with libvirt need a host that has it; machines of QEMU alone take `image`, `bridge` and `user: true`",
+    });
+  }
+  return await sharedLibvirt(ctx.machine(host), { uri: uriOf(ctx, host), signal: ctx.signal });
 }
 
 /** Errors that say something of the spec or of labctl, and not of a host that cannot be read. */
@@ -82,19 +89,28 @@ const NOT_OF_A_HOST = new Set([
   "E_VM_UNSUPPORTED",
 ]);
 
-/**
- * Reads items where they may be, hosts beside each other. What is found nowhere is absent; but where one of its hosts cannot be
- * asked nobody knows.
- */
-export async function readByHost<D extends OnHost, O extends { readonly host?: string }, C>(
+/** {@link readOnHosts} through libvirt. */
+export function readByHost<D extends OnHost, O extends { readonly host?: string }, C>(
   ctx: KindContext,
   items: readonly Item<D, O>[],
   begin: (libvirt: Libvirt, host: Address) => Promise<C>,
   read: (on: C, item: Item<D, O>) => Promise<Reading<O>>,
 ): Promise<ReadonlyMap<Address, Reading<O>>> {
+  return readOnHosts(items, async (host) => await begin(await libvirtOf(ctx, host), host), read);
+}
+
+/**
+ * Reads items where they may be, hosts beside each other. What is found nowhere is absent; but where one of its hosts cannot be
+ * asked nobody knows.
+ */
+export async function readOnHosts<D extends OnHost, O extends { readonly host?: string }, C>(
+  items: readonly Item<D, O>[],
+  begin: (host: Address) => Promise<C>,
+  read: (on: C, item: Item<D, O>) => Promise<Reading<O>>,
+): Promise<ReadonlyMap<Address, Reading<O>>> {
   const begun = new Map<Address, Promise<C>>();
   const on = (host: Address): Promise<C> => {
-    const there = begun.get(host) ?? libvirtOf(ctx, host).then((libvirt) => begin(libvirt, host));
+    const there = begun.get(host) ?? begin(host);
     begun.set(host, there);
     return there;
   };

@@ -7,12 +7,21 @@ import {
   type ObjectSchema,
   type Reading,
 } from "../../src/index.ts";
-import { DEFAULT_URI, qemuHost } from "./host-facts.ts";
+import { DEFAULT_URI, hasLibvirt, qemuHost } from "./host-facts.ts";
+import { plainHost } from "./plain/host.ts";
+import { listMachines } from "./plain/machines.ts";
 import { DomainList } from "./rpc/index.ts";
 
 const schema = {
   type: "object",
   properties: {
+    libvirt: {
+      type: "boolean",
+      default: true,
+      description:
+        "Whether it has libvirt. Without, labctl runs `vms:` there as QEMU processes of its own; networks, volumes and environments need it.",
+      examples: [false],
+    },
     uri: {
       type: "string",
       pattern: "^(qemu|lxc):///(system|session)?(\\?socket=.+)?$",
@@ -39,17 +48,21 @@ const schema = {
 const attributes = {
   type: "object",
   properties: {
-    libvirt: { type: "string", description: "Version of libvirt." },
+    libvirt: { type: "string", description: "Version of libvirt; absent: there is none." },
     hypervisor: { type: "string", description: "Version of QEMU." },
     arch: { type: "string", description: "Processor." },
     arches: { type: "array", items: { type: "string" }, description: "What machines it can run, emulated ones too." },
     kvm: { type: "boolean", description: "Whether KVM works, found out by using it." },
     cpus: { type: "integer", description: "Processors." },
     memory: { type: "integer", description: "Bytes.", "x-labctl": { volatile: true } },
-    machines: { type: "integer", description: "Machines that are defined there.", "x-labctl": { volatile: true } },
+    machines: {
+      type: "integer",
+      description: "Machines that are defined there: in libvirt, or without it by labctl.",
+      "x-labctl": { volatile: true },
+    },
     running: { type: "integer", description: "Machines that run there.", "x-labctl": { volatile: true } },
   },
-  required: ["libvirt", "hypervisor"],
+  required: ["hypervisor"],
   additionalProperties: false,
 } as const satisfies ObjectSchema;
 
@@ -58,7 +71,32 @@ type Observed = Infer<typeof attributes>;
 /** How often libvirt is asked again before the host counts as degraded. */
 const RETRIES = 2;
 
+async function readWithout(ctx: KindContext, address: Address): Promise<Reading<Observed>> {
+  try {
+    const host = await plainHost(ctx, address);
+    const machines = await listMachines(ctx, host);
+    const { arch, cpus, memory, guests } = host.facts.host;
+    return {
+      is: "present",
+      value: {
+        hypervisor: host.version,
+        ...(arch !== undefined && { arch }),
+        arches: [...new Set(guests.map((one) => one.arch))].sort(),
+        kvm: host.facts.kvm,
+        cpus,
+        memory,
+        machines: machines.length,
+        running: machines.filter((one) => one.running).length,
+      },
+    };
+  } catch (error) {
+    if (!(error instanceof LabError) || ctx.signal.aborted) throw error;
+    return { is: "unreachable", why: error };
+  }
+}
+
 async function read(ctx: KindContext, host: Address): Promise<Reading<Observed>> {
+  if (!hasLibvirt(ctx, host)) return await readWithout(ctx, host);
   for (let attempt = 0; ; attempt++) {
     try {
       const { libvirt, facts } = await qemuHost(ctx, host);
@@ -109,7 +147,10 @@ export const qemuHostKind = defineKind({
 need be installed for it here.
 
 KVM counts only where it was found to work, by using it: /dev/kvm may be there and hang. Everywhere else machines are
-emulated, which is slow and works.`,
+emulated, which is slow and works.
+
+With \`libvirt: false\` the host needs QEMU, qemu-img and util-linux's flock, and nothing else: labctl starts, asks (through QEMU's monitor, QMP)
+and ends the machines of \`vms:\` itself.`,
   section: { name: "qemu_host", within: "host", shape: "one" },
   schema,
   attributes,
@@ -119,6 +160,7 @@ emulated, which is slow and works.`,
   after: (_desired, siblings, address) => siblings.map((one) => one.address).filter((one) => one !== address),
 
   async readMany(ctx, items) {
+    for (const { address, desired } of items) refuseUri(address, desired);
     return new Map(
       await Promise.all(items.map(async (item) => [item.address, await read(ctx, hostOf(item))] as const)),
     );
@@ -136,6 +178,15 @@ emulated, which is slow and works.`,
   /** Nothing was made there: what ran goes on. */
   delete: async () => undefined,
 });
+
+/** E_SPEC_VALUE for a place of libvirt where there is none. */
+function refuseUri(address: Address, desired: Infer<typeof schema>): void {
+  if (desired.libvirt !== false || desired.uri === undefined || desired.uri === DEFAULT_URI) return;
+  throw new LabError("E_SPEC_VALUE", "`uri` says which libvirt, and `libvirt: false` that there is none", {
+    address,
+    hint: "leave one of them out",
+  });
+}
 
 function hostOf(item: { readonly address: Address; readonly parent: Address | undefined }): Address {
   if (item.parent !== undefined) return item.parent;

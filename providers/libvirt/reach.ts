@@ -2,28 +2,28 @@ import {
   type Address,
   type ConnectionProperties,
   type ConnectionSpec,
-  connectionOf,
   type Item,
   type KindContext,
   LabError,
   type MachineContext,
 } from "../../src/index.ts";
+import { connectionTo, type GuestLogin } from "./guest-connection.ts";
 import { uuidOf } from "./model/ids.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import { libvirtOf, seenUuid, whereabouts } from "./on-host.ts";
+import { reachPlain } from "./plain/reach.ts";
+import { isPlain } from "./plain/vm.ts";
 import { AddressSource, type Domain, type GuestInterface, isLibvirtError, type Libvirt, VirErr } from "./rpc/index.ts";
 import type { VmObserved } from "./vm-model.ts";
 
 /** A guest whose address is wanted. */
-export interface Guest {
+export interface Guest extends GuestLogin {
   readonly address: Address;
   /** Where it may be, the likeliest first. */
   readonly hosts: readonly Address[];
   readonly uuid: string;
-  readonly ssh?: ConnectionProperties["ssh"];
   /** What its spec says, before anybody is asked. */
   readonly fixed?: string;
-  readonly context: MachineContext;
 }
 
 /** Where its address may be known, in the order in which it is asked: the network's DHCP server, the guest's agent, neighbours. */
@@ -36,6 +36,8 @@ export async function reachVm(
   context: MachineContext,
 ): Promise<ConnectionSpec> {
   const { desired } = item;
+  const plain = whereabouts(item).find((host) => isPlain(ctx, item, host));
+  if (plain !== undefined) return await reachPlain(ctx, plain, item, context);
   const fixed = (desired.networks ?? []).flatMap((one) => (typeof one === "string" ? [] : (one.address ?? [])))[0];
   return reachGuest(ctx, {
     address: item.address,
@@ -75,20 +77,6 @@ export async function reachGuest(ctx: KindContext, guest: Guest): Promise<Connec
     });
   }
   return connectionTo(guest, at, ctx.machine(host).connection);
-}
-
-/** Pure. The lab's usual jump host is not on the way: the guest's own host is, unless that is this machine. */
-export function connectionTo(guest: Pick<Guest, "ssh" | "context">, at: string, host: ConnectionSpec): ConnectionSpec {
-  const { context, ssh } = guest;
-  const { jump: _usual, ...defaults } = context.defaults.ssh;
-  const own = { ...context, defaults: { ...context.defaults, ssh: defaults } };
-  const spec = connectionOf({ address: at, ...(ssh && { ssh }) }, own);
-  if (spec === undefined) {
-    throw new LabError("E_CONNECT", "its jump host cannot be reached: where that is is not known yet", {
-      address: context.address,
-    });
-  }
-  return spec.type === "ssh" && spec.jump === undefined && host.type === "ssh" ? { ...spec, jump: host } : spec;
 }
 
 async function findGuest(

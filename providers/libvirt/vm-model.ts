@@ -12,8 +12,8 @@ export const vmAttributes = {
   type: "object",
   properties: {
     host: HOST_ATTRIBUTE,
-    libvirt_name: { type: "string", description: "Its name in libvirt." },
-    uuid: { type: "string", description: "Its UUID in libvirt." },
+    libvirt_name: { type: "string", description: "Its name in libvirt, or in QEMU where there is none." },
+    uuid: { type: "string", description: "Its UUID there." },
     arch: { type: "string", description: "Processor." },
     machine: { type: "string", description: "QEMU's machine type." },
     acceleration: { type: "string", description: "Whether the host's processor runs it: kvm, emulated, none." },
@@ -67,8 +67,29 @@ export function changesOf(desired: VmDesired, observed: VmObserved): readonly Vm
   }
   const wanted = wantedVm(desired, made);
   const now = observed.now as unknown as VmModel;
-  if (observed.stored === undefined) return diffVm(wanted, now);
-  return diffRunningVm(wanted, now, observed.stored as unknown as VmModel);
+  if (observed.stored === undefined) return liveFor(made, diffVm(wanted, now), now);
+  const stored = observed.stored as unknown as VmModel;
+  const running = new Set(diffVm(wanted, now).map((change) => change.path));
+  const changes = diffRunningVm(wanted, now, stored);
+  return [
+    ...liveFor(
+      made,
+      changes.filter((one) => running.has(one.path)),
+      now,
+    ),
+    ...changes.filter((one) => !running.has(one.path)),
+  ];
+}
+
+/** What QEMU alone can be told while it runs, in the words of a diff. */
+const LIVE_WITHOUT_LIBVIRT = /^(memory\.size|disks\.\d+\.size|autostart|running)$/;
+
+/** Without libvirt fewer changes are live: nobody plugs devices there. */
+function liveFor(made: MadeWith, changes: readonly VmChange[], now: VmModel): readonly VmChange[] {
+  if (made.folder === undefined || !now.running) return changes;
+  return changes.map((one) =>
+    one.effect === "live" && !LIVE_WITHOUT_LIBVIRT.test(one.path) ? { ...one, effect: "restart" } : one,
+  );
 }
 
 export function diffOf(desired: VmDesired, observed: VmObserved): readonly PropertyDiff[] {

@@ -29,6 +29,8 @@ export interface MadeWith {
   readonly files: Readonly<Record<string, string>>;
   readonly networks: Readonly<Record<string, string>>;
   readonly seed?: string;
+  /** On a host without libvirt: the folder that holds all of the machine. */
+  readonly folder?: string;
 }
 
 /** Local things that have to get to the host, by the path that they have there. */
@@ -43,25 +45,30 @@ interface Who {
   readonly instance_id: string;
 }
 
-/** Where everything of the machine is to lie on its host. Throws what local files and the lab's volumes are wrong about. */
+/**
+ * Where everything of the machine is to lie on its host: in libvirt's pools, or all in one `folder`. Throws what local files and the
+ * lab's volumes are wrong about.
+ */
 export async function place(
   ctx: KindContext,
   item: Who,
   host: { readonly address: Address; readonly facts: HostFacts },
   pools: ReadonlyMap<string, string>,
+  folder?: string,
 ): Promise<{ readonly made: MadeWith; readonly cargo: Cargo }> {
   const { desired, address, instance_id } = item;
   const { facts } = host;
   const lab = ctx.lab.name;
   const images = new Map<string, LocalImage>();
   const files: Record<string, string> = {};
+  const below = folder ?? `${VM_FILES}/${instance_id}`;
   const arch = desired.arch ?? facts.host.arch;
   for (const what of ["kernel", "initrd", "dtb"] as const) {
     const text = desired.boot?.[what];
     if (text === undefined) continue;
     const image = await localImage(ctx, address, text);
     if (what === "kernel" && arch !== undefined) requireKernel(readKernel(image.head), { arch, address, path: text });
-    const path = `${VM_FILES}/${instance_id}/${what}-${image.sha256}`;
+    const path = `${below}/${what}-${image.sha256}`;
     files[text] = path;
     images.set(path, image);
   }
@@ -72,7 +79,8 @@ export async function place(
     const sized = size === undefined ? {} : { size };
     const under = disk.volume === undefined ? undefined : volumeOf(ctx, address, disk.volume);
     const dir = pools.get(under?.pool ?? "default") ?? "/var/lib/libvirt/images";
-    const own = `${dir}/${diskVolumeName(lab, desired.name, target)}`;
+    const own =
+      folder === undefined ? `${dir}/${diskVolumeName(lab, desired.name, target)}` : `${folder}/${target}.qcow2`;
     if (under !== undefined) {
       const path = `${dir}/${under.file}`;
       disks.push(
@@ -95,7 +103,7 @@ export async function place(
           },
         );
       }
-      const path = `${VM_FILES}/${instance_id}/image-${image.sha256}.${format}`;
+      const path = `${below}/image-${image.sha256}.${format}`;
       images.set(path, image);
       disks.push(
         disk.device === "cdrom"
@@ -117,7 +125,7 @@ export async function place(
     desired.cloud_init === undefined
       ? undefined
       : makeSeed(desired.cloud_init, { address, instance_id, hostname: desired.name });
-  const dir = pools.get("default") ?? "/var/lib/libvirt/images";
+  const dir = folder ?? pools.get("default") ?? "/var/lib/libvirt/images";
   return {
     made: {
       lab,
@@ -128,10 +136,31 @@ export async function place(
       disks,
       files,
       networks,
+      ...(folder !== undefined && { folder }),
       ...(seed !== undefined && { seed: `${dir}/${seedVolumeName(lab, desired.name, seed.digest)}` }),
     },
     cargo: { images, ...(seed !== undefined && { seed }) },
   };
+}
+
+/** Said of local files and of the spec. */
+const OF_ITS_PARTS = new Set(["E_SOURCE_FILE", "E_ARTIFACT_NOT_FOUND", "E_SPEC_VALUE", "E_IMAGE_ARCH", "E_DISK_FIT"]);
+
+/**
+ * What it is made of now; of one that is on its way out, and whose parts have left the spec or this machine, what it was made of
+ * ({@link requireParts} is asked of all others).
+ */
+export async function madeOf(
+  item: { readonly prior: { readonly observed: { readonly made_with: unknown } | undefined } | undefined },
+  now: () => Promise<{ readonly made: MadeWith }>,
+): Promise<MadeWith> {
+  try {
+    return (await now()).made;
+  } catch (error) {
+    const former = item.prior?.observed?.made_with as MadeWith | undefined;
+    if (former === undefined || !(error instanceof LabError) || !OF_ITS_PARTS.has(error.code)) throw error;
+    return former;
+  }
 }
 
 /** That the local files and the lab's volumes are there which it is made of. @throws LabError E_SOURCE_FILE, E_ARTIFACT_NOT_FOUND, E_SPEC_VALUE */
@@ -157,6 +186,7 @@ function volumeOf(ctx: KindContext, address: Address, name: string) {
 export function wantedVm(desired: VmDesired, made: MadeWith): VmModel {
   return resolveVm(desired, {
     ...made,
+    ...(made.folder !== undefined && { log: `${made.folder}/console.log` }),
     placed: (text) => made.files[text] ?? text,
     network: (name) => made.networks[name],
   });

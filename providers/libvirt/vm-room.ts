@@ -18,6 +18,7 @@ import { type Arch, archOf } from "./model/arch.ts";
 import { roomOf } from "./model/vm-resolve.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import { hostAddress, requireHost } from "./on-host.ts";
+import { needsLibvirt } from "./plain/support.ts";
 
 interface Who {
   readonly address: Address;
@@ -44,6 +45,7 @@ function guestOf(ctx: KindContext, item: Who): Guest | undefined {
     requires,
     ...(only !== undefined && { host: only }),
     environments: 0,
+    libvirt: needsLibvirt(desired),
   };
 }
 

@@ -20,15 +20,26 @@ import { isOwn, type Owner } from "./model/owner.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import { requireSupport } from "./model/vm-support.ts";
 import type { VmModel } from "./model/vm.ts";
-import { hostAddress, notOwned, readByHost, seenUuid, whereabouts } from "./on-host.ts";
+import { hostAddress, notOwned, readOnHosts, seenUuid, whereabouts } from "./on-host.ts";
+import { refuseWithoutLibvirt } from "./plain/support.ts";
 import { findPool, findVolume, openPool, readOwners, withPool, writeOwner } from "./pools.ts";
 import { reachVm } from "./reach.ts";
 import { type Domain, DomainUndefine, DomainXml, isLibvirtError, VirErr } from "./rpc/index.ts";
 import { reservationsOf, reserveAddresses } from "./vm-addresses.ts";
 import { changeLive } from "./vm-live.ts";
+import {
+  convergePlain,
+  isPlain,
+  plainCleanup,
+  type PlainOn,
+  plainOn,
+  readPlain,
+  refusePlain,
+  removePlain,
+} from "./plain/vm.ts";
 import { poolAt, removeFiles } from "./vm-files.ts";
 import { changesOf, diffOf, observedOf, vmAttributes, type VmObserved } from "./vm-model.ts";
-import { type Cargo, type MadeWith, place, requireParts, VM_FILES, wantedVm } from "./vm-place.ts";
+import { type Cargo, type MadeWith, madeOf, place, requireParts, VM_FILES, wantedVm } from "./vm-place.ts";
 import { refuseUnproven } from "./vm-proven.ts";
 import { bringUp, choose, requireNear } from "./vm-room.ts";
 import { vmSchema } from "./model/vm-schema.ts";
@@ -134,33 +145,22 @@ function trimmed(model: VmModel, wanted: VmModel): VmModel {
   return { ...model, disks };
 }
 
-async function readOne(ctx: KindContext, item: VmItem, address: Address): Promise<Reading<VmObserved>> {
+async function readOne(ctx: KindContext, item: VmItem, on: PlainOn): Promise<Reading<VmObserved>> {
+  const { address } = on;
+  if (isPlain(ctx, item, address)) {
+    const reading = await readPlain(ctx, item, await on.host());
+    if (reading.is === "absent" && item.prior === undefined) await refuseUnfit(ctx, item);
+    return reading;
+  }
   const host = await hostAt(ctx, item, address);
   const domain = await findDomain(ctx, host, item);
   if (domain === undefined) {
     if (item.prior === undefined) await refuseUnfit(ctx, item);
     return { is: "absent" };
   }
-  const made = await madeOf(ctx, host, item);
+  const made = await madeOf(item, () => placed(ctx, host, item));
   const value = await look(ctx, host, domain, item.desired, made);
   return value === undefined ? { is: "absent" } : { is: "present", value };
-}
-
-/** Said of local files and of the spec. */
-const OF_ITS_PARTS = new Set(["E_SOURCE_FILE", "E_ARTIFACT_NOT_FOUND", "E_SPEC_VALUE", "E_IMAGE_ARCH", "E_DISK_FIT"]);
-
-/**
- * What it is made of now; of one that is on its way out, and whose parts have left the spec or this machine, what it was made of
- * (see `prepare` for all others).
- */
-async function madeOf(ctx: KindContext, host: QemuHost, item: VmItem): Promise<MadeWith> {
-  try {
-    return (await placed(ctx, host, item)).made;
-  } catch (error) {
-    const former = item.prior?.observed?.made_with as unknown as MadeWith | undefined;
-    if (former === undefined || !(error instanceof LabError) || !OF_ITS_PARTS.has(error.code)) throw error;
-    return former;
-  }
 }
 
 async function read(ctx: KindContext, items: readonly VmItem[]): Promise<ReadonlyMap<Address, Reading<VmObserved>>> {
@@ -169,11 +169,10 @@ async function read(ctx: KindContext, items: readonly VmItem[]): Promise<Readonl
   const placements = new Map(
     await Promise.all(homeless.map(async (item) => [item.address, await refuseUnfit(ctx, item)] as const)),
   );
-  const readings = await readByHost(
-    ctx,
+  const readings = await readOnHosts(
     items,
-    async (_libvirt, host) => await Promise.resolve(host),
-    (host, item) => readOne(ctx, item, host),
+    async (host) => await Promise.resolve(plainOn(ctx, host, items)),
+    (on, item) => readOne(ctx, item, on),
   );
   const withPlacement = (address: Address, reading: Reading<VmObserved>): Reading<VmObserved> =>
     reading.is === "absent" ? { ...reading, placement: placements.get(address) } : reading;
@@ -189,10 +188,14 @@ async function refuseUnfit(ctx: KindContext, item: VmItem): Promise<Placement | 
   const { host: address, placement } = await choose(ctx, item);
   if (address === undefined) return placement;
   requireNear(ctx, item, address);
+  // A host that gets packages may be able to do more once it has them.
+  const growing = ctx.inventory.all("package").some((one) => one.parent === address);
+  if (isPlain(ctx, item, address)) {
+    await refusePlain(ctx, item, address, growing);
+    return placement;
+  }
   const host = await hostAt(ctx, item, address);
   const { made } = await placed(ctx, host, item);
-  // A host that gets packages may be able to do more once it has them.
-  const growing = ctx.inventory.all("package").some((one) => one.parent === host.address);
   if (!growing) requireSupport(wantedVm(item.desired, made), host.facts, item.address);
   return placement;
 }
@@ -337,6 +340,7 @@ async function converge(
   address: Address,
   defined?: () => Promise<void>,
 ): Promise<VmObserved> {
+  if (isPlain(ctx, item, address)) return await convergePlain(ctx, item, address, defined);
   const host = await hostAt(ctx, item, address);
   const { domains } = host.libvirt;
   const options = { signal: ctx.signal };
@@ -378,6 +382,10 @@ async function converge(
 
 /** Takes away what is there of it. */
 async function remove(ctx: OperationContext, item: VmItem, address: Address): Promise<void> {
+  if (isPlain(ctx, item, address)) {
+    await removePlain(ctx, item, address);
+    return;
+  }
   const host = await qemuHost(ctx, address);
   const domain = await findDomain(ctx, host, item);
   const seen = item.prior?.observed?.made_with as unknown as MadeWith | undefined;
@@ -405,8 +413,15 @@ async function remove(ctx: OperationContext, item: VmItem, address: Address): Pr
 export const vmKind = defineKind({
   kind: "vm",
   title: "A virtual machine",
-  description: `A machine that libvirt runs on a QEMU host. What can change while it runs does; a plan says what restarts it and what makes it
-anew. Its console is recorded on the host from the first byte.
+  description: `A machine on a QEMU host. What can change while it runs does; a plan says what restarts it and what makes it anew. Its
+console is recorded on the host from the first byte.
+
+libvirt runs it; on a host whose \`qemu_host\` says \`libvirt: false\` labctl starts QEMU itself. There a machine has a folder of its own,
+/var/lib/labctl/vms/INSTANCE_ID (or below the home of a login that is not root), with its definition (machine.json), its disks, QEMU's
+sockets, and its console's record (console.log; that of the start before is console.log.1). It outlives labctl, and ends with its host.
+Such machines have disks of \`image\` or \`size\`, and cards on a \`bridge\` or QEMU's own network (\`user: true\`), through which \`labctl ssh\`
+and \`labctl exec\` reach them; volumes, networks, UEFI, TPM, virtiofs, containers and \`autostart\` need libvirt. Memory up to its \`max\` and
+growing disks change live, everything else restarts them. One that was made stays with what made it.
 
 A disk that leaves the spec is unplugged; its layer stays, and comes back with the disk. Deleting lets the machine shut down, for a while,
 and removes what it alone has: all its layers, its seed, its kernels, its fixed addresses.
@@ -431,6 +446,8 @@ fits.`,
 
   async prepare(ctx, item) {
     await requireParts(ctx, item);
+    const host = hostAddress(item.desired) ?? whereabouts(item)[0];
+    if (host !== undefined && isPlain(ctx, item, host)) refuseWithoutLibvirt(item.address, host, item.desired);
     return {};
   },
 
@@ -449,6 +466,8 @@ fits.`,
   },
 
   manualCleanup: (item) => {
+    const byHand = plainCleanup(item);
+    if (byHand !== undefined) return byHand;
     const name = item.prior?.observed?.libvirt_name ?? item.desired.name;
     return `on ${whereabouts(item)[0] ?? ("the host" satisfies Address)}: virsh destroy ${name}; virsh undefine --nvram --managed-save ${name}; rm -r ${VM_FILES}/${item.instance_id}`;
   },

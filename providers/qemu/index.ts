@@ -2,5 +2,4 @@ export { type AccelFinding, type AccelOptions, findAccel, hostArch } from "./acc
 export { bootKernel } from "./boot.ts";
 export type { BootReport, BootRequest, BootStreams, BootVerdict } from "./boot-types.ts";
 export type { Accel, GuestArch, GuestDisk, GuestPort, GuestShare, GuestSpec, MachineType } from "./machine.ts";
-export type { QmpClient, QmpEvent, QmpStatus } from "./qmp.ts";
 export { type Guest, type GuestOptions, startGuest } from "./runner.ts";

@@ -4,10 +4,9 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { LabError } from "../../src/index.ts";
+import { LabError, QmpClient } from "../../src/index.ts";
 import { type GuestPort, type GuestSpec, programOf, qemuCommand } from "./machine.ts";
 import { type Ended, hasProgram, supervise, type Supervised } from "./process.ts";
-import { QmpClient } from "./qmp.ts";
 import { packageHint } from "./packages.ts";
 
 export interface GuestOptions {

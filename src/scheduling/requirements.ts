@@ -60,6 +60,8 @@ export interface Candidate {
   readonly peripherals?: readonly string[];
   readonly firmware_version?: string;
   readonly toolchains?: readonly { readonly name: string; readonly arch: string; readonly version: string }[];
+  /** What else keeps this request away from it, found by whoever looked. */
+  readonly against?: readonly Unmet[];
   /** Milliseconds since the epoch at which something there is expected to end. */
   readonly next_free?: number;
 }
@@ -78,7 +80,7 @@ export function passes({ what }: Unmet): boolean {
 
 /** Everything that keeps a machine from being chosen, in one go. Pure. */
 export function unmet(wanted: Requirements, machine: Candidate): readonly Unmet[] {
-  return [...lacking(wanted, machine), ...unfit(machine), ...taken(wanted, machine)];
+  return [...lacking(wanted, machine), ...(machine.against ?? []), ...unfit(machine), ...taken(wanted, machine)];
 }
 
 /** What it will never be, as it is. */

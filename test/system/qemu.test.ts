@@ -2,7 +2,8 @@ import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { findAccel, hostArch, type QmpEvent, startGuest } from "../../providers/qemu/index.ts";
+import { findAccel, hostArch, startGuest } from "../../providers/qemu/index.ts";
+import type { QmpEvent } from "../../src/qmp/index.ts";
 import { busyboxInitramfs, debianKernel } from "../support/kernels.ts";
 
 let dir: string;

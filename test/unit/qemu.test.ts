@@ -9,7 +9,7 @@ import { inspectKernel, parseArch, readKernel } from "../../providers/qemu/image
 import { type GuestSpec, qemuCommand } from "../../providers/qemu/machine.ts";
 import { findDrivers, moduleDepends, moduleName } from "../../providers/qemu/modules.ts";
 import { supervise } from "../../providers/qemu/process.ts";
-import { QmpClient } from "../../providers/qemu/qmp.ts";
+import { QmpClient } from "../../src/qmp/index.ts";
 import { isStaticProgram, packFolder } from "../../providers/qemu/userland.ts";
 
 let dir: string;

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { bestAddress, connectionTo } from "../../providers/libvirt/reach.ts";
+import { connectionTo } from "../../providers/libvirt/guest-connection.ts";
+import { bestAddress } from "../../providers/libvirt/reach.ts";
 import { sshWords } from "../../src/cli/openssh.ts";
 import type { SshRun } from "../../src/cli/openssh.ts";
 import { guestLine } from "../../src/cli/commands/vm.ts";

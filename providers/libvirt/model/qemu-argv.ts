@@ -14,6 +14,8 @@ export interface QemuRuntime {
   readonly uefi?: { readonly code: string; readonly vars: string };
   /** Socket of its swtpm. */
   readonly tpm?: string;
+  /** A port of the host's 127.0.0.1 that leads to one of the guest, through its first card of QEMU's own network. */
+  readonly forward?: { readonly port: number; readonly guest: number };
   /** Program, where it is not on the path. */
   readonly program?: string;
 }
@@ -99,16 +101,22 @@ export function qemuArgv(model: VmModel, runtime: QemuRuntime): QemuCommand {
   if (model.disks.some((disk) => disk.bus === "sata")) add("-device", option("ich9-ahci", { id: "sata" }));
   const disks = [...model.disks, ...(model.cloud_init === undefined ? [] : [seed(model.cloud_init)])];
   const next = { sata: 0, scsi: 0 };
-  for (const [i, disk] of disks.entries()) {
-    add("-blockdev", blockdev(disk, `disk${i}`));
+  for (const disk of disks) {
+    // By its target: that is what tells disks apart when QEMU is asked about them.
+    add("-blockdev", blockdev(disk, disk.target));
     add(
       "-device",
-      diskDevice(disk, `disk${i}`, bus, disk.bus === "sata" || disk.bus === "scsi" ? next[disk.bus]++ : 0),
+      diskDevice(disk, disk.target, bus, disk.bus === "sata" || disk.bus === "scsi" ? next[disk.bus]++ : 0),
     );
   }
+  const forwarding = model.networks.findIndex((nic) => nic.user === true);
   for (const [i, nic] of model.networks.entries()) {
     const id = `net${i}`;
-    add("-netdev", nic.bridge === undefined ? option("user", { id }) : option("bridge", { id, br: nic.bridge }));
+    const hostfwd = i === forwarding && runtime.forward !== undefined ? forwardText(runtime.forward) : undefined;
+    add(
+      "-netdev",
+      nic.bridge === undefined ? option("user", { id, hostfwd }) : option("bridge", { id, br: nic.bridge }),
+    );
     add("-device", nicDevice(nic, id, bus));
   }
   for (const [i, share] of model.shares.entries()) {
@@ -178,9 +186,16 @@ function cpuOf({ cpus, arch }: VmModel): string {
   return cpus.model === "host-passthrough" ? "host" : (cpus.model ?? (arch === "riscv64" ? "rv64" : "max"));
 }
 
+/** The node of the seed's disk in QEMU. */
+const SEED_TARGET = "seed";
+
+function forwardText({ port, guest }: NonNullable<QemuRuntime["forward"]>): string {
+  return `tcp:127.0.0.1:${port}-:${guest}`;
+}
+
 function seed(source: string): DiskModel {
   return {
-    target: "vdz",
+    target: SEED_TARGET,
     device: "disk",
     bus: "virtio",
     source,
@@ -192,28 +207,34 @@ function seed(source: string): DiskModel {
   };
 }
 
-/** As JSON, in which names need no escapes of QEMU's own. */
+/** As JSON, in which names need no escapes of QEMU's own. What nobody asked for is left to QEMU's defaults, which are the same. */
 function blockdev(disk: DiskModel, id: string): string {
-  const cache = disk.cache ?? "writeback";
+  const cache = disk.cache !== undefined && {
+    cache: {
+      direct: disk.cache === "none" || disk.cache === "directsync",
+      "no-flush": disk.cache === "unsafe",
+    },
+  };
   return JSON.stringify({
     driver: disk.format,
     "node-name": id,
     "read-only": disk.readonly,
     discard: disk.discard ? "unmap" : "ignore",
-    cache: { direct: cache === "none" || cache === "directsync", "no-flush": cache === "unsafe" },
+    ...cache,
     file: {
       driver: disk.kind === "block" ? "host_device" : "file",
       filename: disk.source,
-      aio: disk.io ?? "threads",
+      ...(disk.io !== undefined && { aio: disk.io }),
       "read-only": disk.readonly,
       discard: disk.discard ? "unmap" : "ignore",
-      cache: { direct: cache === "none" || cache === "directsync", "no-flush": cache === "unsafe" },
+      ...cache,
     },
   });
 }
 
 function diskDevice(disk: DiskModel, drive: string, bus: string, place: number): string {
-  const writes = disk.cache === "writethrough" || disk.cache === "directsync" ? "off" : "on";
+  const through = disk.cache === "writethrough" || disk.cache === "directsync";
+  const writes = disk.cache === undefined ? undefined : through ? "off" : "on";
   const common = { drive, serial: disk.serial, bootindex: disk.boot, "write-cache": writes };
   switch (disk.bus) {
     case "virtio":

@@ -35,6 +35,8 @@ export interface VmContext {
   placed(path: string): string;
   /** libvirt's name of one of `networks:`; undefined: there is none of that name on the host. */
   network(name: string): string | undefined;
+  /** Where its console is recorded, unless the spec says. Default: in the folder that libvirt has for that. */
+  readonly log?: string;
   /** Path on the host of the cloud-init seed; see cloud-init.ts. Needed where the spec has `cloud_init`. */
   readonly seed?: string;
 }
@@ -77,7 +79,7 @@ export function resolveVm(desired: VmDesired, context: VmContext): VmModel {
   if (desired.cloud_init !== undefined && context.seed === undefined) {
     throw new LabError("E_INTERNAL", "a machine with cloud_init needs its seed placed", { address: context.address });
   }
-  const log = container ? undefined : logOf(desired.console?.log, name);
+  const log = container ? undefined : logOf(desired.console?.log, context.log ?? libvirtLog(name));
   const model: VmModel = {
     name,
     uuid: uuidOf(context.instance_id),
@@ -230,10 +232,14 @@ function withArgument(boot: NonNullable<VmModel["boot"]>, name: string, value: s
   return { ...boot, cmdline: [...(boot.cmdline === undefined ? [] : [boot.cmdline]), `${name}=${value}`].join(" ") };
 }
 
-/** In the folder that every libvirt has for QEMU's logs: its log daemon makes none. */
-function logOf(log: string | boolean | undefined, name: string): string | undefined {
+function logOf(log: string | boolean | undefined, usual: string): string | undefined {
   if (log === false) return undefined;
-  return typeof log === "string" ? log : `/var/log/libvirt/qemu/${name}-console.log`;
+  return typeof log === "string" ? log : usual;
+}
+
+/** In the folder that every libvirt has for QEMU's logs: its log daemon makes none. */
+function libvirtLog(name: string): string {
+  return `/var/log/libvirt/qemu/${name}-console.log`;
 }
 
 function diskOf(disk: Disk, at: number, disks: readonly Disk[], context: VmContext, wrong: Wrong): DiskModel {

@@ -1,5 +1,5 @@
 import type { Duplex } from "node:stream";
-import { LabError } from "../../src/index.ts";
+import { LabError } from "../diagnostics/index.ts";
 
 /** What QEMU says by itself: `SHUTDOWN`, `RESET`, `GUEST_PANICKED`, ... */
 export interface QmpEvent {

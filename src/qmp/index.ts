@@ -1,0 +1,1 @@
+export { QmpClient, type QmpEvent, type QmpStatus } from "./client.ts";
