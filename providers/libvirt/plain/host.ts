@@ -41,7 +41,7 @@ export async function plainHost(
   const seen = readProbe(said.stdout.toString("utf8"));
   const [first] = seen.qemus;
   if (first === undefined || !seen.images) {
-    throw new LabError("E_QEMU", `${host} has no ${first === undefined ? "QEMU" : "qemu-img"}`, {
+    throw new LabError("E_QEMU_MISSING", `${host} has no ${first === undefined ? "QEMU" : "qemu-img"}`, {
       address: host,
       hint: "install it there (Debian: qemu-system-x86 or qemu-system-arm, and qemu-utils; Fedora: qemu-kvm and qemu-img), or give the host `packages:`",
     });
