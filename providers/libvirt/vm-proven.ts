@@ -3,9 +3,9 @@ import type { VmDesired } from "./model/vm-schema.ts";
 
 /**
  * What a machine asks for that no test has shown on a guest that really ran, in words; empty: all of it was. Definitions of these are
- * read back from a real libvirt; what a guest makes of them was not seen.
+ * read back from a real libvirt; what a guest makes of them was not seen. `plain`: on a host without libvirt.
  */
-export function unprovenParts(desired: VmDesired): string[] {
+export function unprovenParts(desired: VmDesired, plain = false): string[] {
   const firmware = typeof desired.firmware === "object" ? desired.firmware.type : desired.firmware;
   return [
     ...(desired.type === "container" ? ["a container (LXC)"] : []),
@@ -15,6 +15,9 @@ export function unprovenParts(desired: VmDesired): string[] {
     ...(desired.tpm === true ? ["a TPM"] : []),
     ...(desired.watchdog === undefined || desired.watchdog === "none" ? [] : ["a watchdog card"]),
     ...(desired.vsock === undefined || desired.vsock === false ? [] : ["vsock"]),
+    ...(plain && (desired.networks ?? []).some((one) => typeof one !== "string" && one.bridge !== undefined)
+      ? ["a bridge without libvirt (QEMU's own helper, which /etc/qemu/bridge.conf has to allow)"]
+      : []),
   ];
 }
 
@@ -22,8 +25,9 @@ export function unprovenParts(desired: VmDesired): string[] {
 export function refuseUnproven(
   item: { readonly address: Address; readonly desired: VmDesired },
   allowed: boolean,
+  plain = false,
 ): void {
-  const parts = unprovenParts(item.desired);
+  const parts = unprovenParts(item.desired, plain);
   if (allowed || parts.length === 0) return;
   throw new LabError("E_EXPERIMENTAL", `${parts.join(", ")} of a machine: this way is experimental`, {
     address: item.address,

@@ -21,7 +21,6 @@ import type { VmDesired } from "./model/vm-schema.ts";
 import { requireSupport } from "./model/vm-support.ts";
 import type { VmModel } from "./model/vm.ts";
 import { hostAddress, notOwned, readOnHosts, seenUuid, whereabouts } from "./on-host.ts";
-import { refuseWithoutLibvirt } from "./plain/support.ts";
 import { findPool, findVolume, openPool, readOwners, withPool, writeOwner } from "./pools.ts";
 import { reachVm } from "./reach.ts";
 import { type Domain, DomainUndefine, DomainXml, isLibvirtError, VirErr } from "./rpc/index.ts";
@@ -34,6 +33,7 @@ import {
   type PlainOn,
   plainOn,
   readPlain,
+  refuseOnPlain,
   refusePlain,
   removePlain,
 } from "./plain/vm.ts";
@@ -419,7 +419,7 @@ console is recorded on the host from the first byte.
 libvirt runs it; on a host whose \`qemu_host\` says \`libvirt: false\` labctl starts QEMU itself. There a machine has a folder of its own,
 /var/lib/labctl/vms/INSTANCE_ID (or below the home of a login that is not root), with its definition (machine.json), its disks, QEMU's
 sockets, and its console's record (console.log; that of the start before is console.log.1). It outlives labctl, and ends with its host.
-Such machines have disks of \`image\` or \`size\`, and cards on a \`bridge\` or QEMU's own network (\`user: true\`), through which \`labctl ssh\`
+Such machines have disks of \`image\` or \`size\`, and cards on QEMU's own network (\`user: true\`) or a \`bridge\` (experimental), through which \`labctl ssh\`
 and \`labctl exec\` reach them; volumes, networks, UEFI, TPM, virtiofs, containers and \`autostart\` need libvirt. Memory up to its \`max\` and
 growing disks change live, everything else restarts them. One that was made stays with what made it.
 
@@ -447,7 +447,7 @@ fits.`,
   async prepare(ctx, item) {
     await requireParts(ctx, item);
     const host = hostAddress(item.desired) ?? whereabouts(item)[0];
-    if (host !== undefined && isPlain(ctx, item, host)) refuseWithoutLibvirt(item.address, host, item.desired);
+    if (host !== undefined && isPlain(ctx, item, host)) refuseOnPlain(ctx, item, host);
     return {};
   },
 

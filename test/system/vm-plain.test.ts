@@ -79,6 +79,9 @@ async function inside(command: string): Promise<string> {
 
 /** Process ids of all QEMUs of the host. */
 const qemus = (): Promise<string> => inside("pgrep -x qemu-system-x86 | tr '\\n' ' '; true");
+/** Folders of machines; none where nothing was ever made. */
+const machines = async (): Promise<string[]> =>
+  (await inside(`ls -A ${VMS} 2>/dev/null; true`)).split("\n").filter(Boolean);
 const folder = async (): Promise<string> => `${VMS}/${await inside(`ls ${VMS}`)}`;
 const file = async (name: string): Promise<string> => host.root(`${await folder()}/${name}`);
 const consoleLog = async (name = "console.log"): Promise<string> =>
@@ -277,7 +280,7 @@ tr '\\n' '\\0' </tmp/argv | xargs -0 setsid`,
   test("destroy leaves no process and no file", async () => {
     await ws.destroy();
     expect(await qemus()).toBe("");
-    expect(await inside(`ls -A ${VMS}`)).toBe("");
+    expect(await machines()).toEqual([]);
   });
 
   test("labctl killed anywhere in an apply: the next one converges on one QEMU, and destroy on none", async () => {
@@ -294,7 +297,7 @@ tr '\\n' '\\0' </tmp/argv | xargs -0 setsid`,
       await child.done;
       await ws.apply();
       expect(await qemus()).toMatch(/^\d+$/);
-      expect((await inside(`ls ${VMS}`)).split("\n")).toHaveLength(1);
+      expect(await machines()).toHaveLength(1);
       expect(await ws.pending()).toEqual({});
       const ending = ws.spawn(["destroy", "--auto-approve"]);
       await new Promise((resolve) => setTimeout(resolve, whole * share));
@@ -302,7 +305,7 @@ tr '\\n' '\\0' </tmp/argv | xargs -0 setsid`,
       await ending.done;
       await ws.destroy();
       expect(await qemus()).toBe("");
-      expect(await inside(`ls -A ${VMS}`)).toBe("");
+      expect(await machines()).toEqual([]);
     }
   });
 
@@ -332,12 +335,35 @@ tr '\\n' '\\0' </tmp/argv | xargs -0 setsid`,
     ["more memory than the host has", { memory: "4000GiB" }, {}, 8, "3.9 TiB of memory are asked for"],
     ["a processor that QEMU has not", { cpus: { count: 1, model: "z80" } }, {}, 8, "processors of the model z80"],
     ["a machine type that QEMU has not", { machine: "pc-q35-99.9" }, {}, 8, "the machine type pc-q35-99.9"],
-  ])("a plan refuses %s, by name", async (_what, vm, more, code, text) => {
+  ])("a plan refuses %s, by name", async (what, vm, more, code, text) => {
     lab(vm, more);
-    const run = await ws.run(["plan"]);
+    if (what === "a network that is none of the lab's") {
+      const alone = await ws.run(["plan"]);
+      expect(alone.code, alone.output).toBe(3);
+      expect(alone.output).toContain("a bridge without libvirt");
+    }
+    const run = await ws.run(["plan", "--experimental"]);
     expect(run.output).toContain(text);
     expect(run.code, run.output).toBe(code);
-    expect(await inside(`ls -A ${VMS}`)).toBe("");
+    expect(await machines()).toEqual([]);
+  });
+
+  test("a login that is not root has its machines below its home, and they are its own", async () => {
+    lab({ memory: "128MiB" });
+    const spec = JSON.parse(readFileSync(ws.path("lab.yaml"), "utf8")) as { hosts: { box: object } };
+    ws.write("lab.yaml", { ...spec, hosts: { box: { ...spec.hosts.box, sudo: false } } });
+    await ws.apply();
+    expect(await machines()).toEqual([]);
+    expect(await inside("ls /home/lab/.local/state/labctl/vms/*/machine.json")).toMatch(/machine\.json$/);
+    expect(await inside("ps -o user= -p $(pgrep -x qemu-system-x86)")).toBe("lab");
+    expect(await ws.pending()).toEqual({});
+    const kill = "kill -9 $(pgrep -x qemu-system-x86); while pgrep -x qemu-system-x86 >/dev/null; do sleep 0.1; done";
+    await inside(kill);
+    expect(await ws.pending()).toEqual({ "vm.one": "update running" });
+    await ws.apply();
+    await inside(kill);
+    await ws.destroy();
+    expect(await inside("find /home/lab/.local/state/labctl/vms -mindepth 1")).toBe("");
   });
 
   test("a host takes as many as it says, and no environment", async () => {
@@ -349,7 +375,7 @@ tr '\\n' '\\0' </tmp/argv | xargs -0 setsid`,
     });
     const both = await ws.run(["apply", "--auto-approve", "--no-wait"]);
     expect(both.output).toContain("E_BUSY");
-    expect((await inside(`ls -A ${VMS}`)).split("\n").filter(Boolean)).toHaveLength(1);
+    expect(await machines()).toHaveLength(1);
     await ws.destroy();
 
     lab({ running: false });

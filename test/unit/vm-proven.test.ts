@@ -30,6 +30,13 @@ describe("parts of machines that no guest has shown", () => {
   });
 });
 
+test("a bridge is unproven where QEMU alone plugs into it, and only there", () => {
+  const item = { address: "vm.a", desired: vm({ networks: [{ user: true }, { bridge: "br0" }] }) };
+  expect(unprovenParts(item.desired)).toEqual([]);
+  expect(unprovenParts(item.desired, true)).toHaveLength(1);
+  expect(() => refuseUnproven(item, false, true)).toThrow(/a bridge without libvirt/);
+});
+
 test("layers are named after the disks that the guest sees, also where buses are mixed", () => {
   const disks = [{ bus: "virtio" }, { bus: "sata" }, {}, { target: "vdc" }, { bus: "scsi" }, {}].map((one) => ({
     size: "1GiB",

@@ -15,6 +15,7 @@ import type { VmModel } from "../model/vm.ts";
 import { whereabouts } from "../on-host.ts";
 import { changesOf, type VmObserved } from "../vm-model.ts";
 import { type MadeWith, madeOf, place, wantedVm } from "../vm-place.ts";
+import { refuseUnproven } from "../vm-proven.ts";
 import { filesOf, writeDefinition } from "./definition.ts";
 import { grow, supply } from "./disks.ts";
 import { type PlainHost, plainHost } from "./host.ts";
@@ -66,9 +67,15 @@ export async function readPlain(ctx: KindContext, item: VmItem, host: PlainHost)
   return value === undefined ? { is: "absent" } : { is: "present", value };
 }
 
+/** What the spec alone says that a host without libvirt cannot do, or was not seen to do: E_VM_UNSUPPORTED, E_EXPERIMENTAL. */
+export function refuseOnPlain(ctx: KindContext, item: VmItem, host: Address): void {
+  refuseWithoutLibvirt(item.address, host, item.desired);
+  refuseUnproven(item, ctx.experimental === true, true);
+}
+
 /** E_VM_UNSUPPORTED for a new machine that QEMU there cannot run; `growing`: its host gets packages, and may do more then. */
 export async function refusePlain(ctx: KindContext, item: VmItem, address: Address, growing: boolean): Promise<void> {
-  refuseWithoutLibvirt(item.address, address, item.desired);
+  refuseOnPlain(ctx, item, address);
   const host = await plainHost(ctx, address, [item.desired]);
   const { made } = await placed(ctx, host, item);
   const wanted = wantedVm(item.desired, made);
@@ -90,7 +97,7 @@ export async function convergePlain(
   address: Address,
   defined?: () => Promise<void>,
 ): Promise<VmObserved> {
-  refuseWithoutLibvirt(item.address, address, item.desired);
+  refuseOnPlain(ctx, item, address);
   const host = await plainHost(ctx, address, [item.desired]);
   const { machine } = host;
   const { made, cargo } = await placed(ctx, host, item);
