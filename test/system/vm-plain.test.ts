@@ -377,6 +377,7 @@ tr '\\n' '\\0' </tmp/argv | xargs -0 setsid`,
     expect(both.output).toContain("E_BUSY");
     expect(await machines()).toHaveLength(1);
     await ws.destroy();
+    expect(await qemus()).toBe("");
 
     lab({ running: false });
     ws.write("pipeline.yaml", {

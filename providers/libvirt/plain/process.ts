@@ -66,7 +66,7 @@ export function startScript(
       ? sh`:`
       : sh`mkdir -p -- "$(dirname -- ${at.log})"; [ ! -s ${at.log} ] || mv -f -- ${at.log} ${`${at.log}.1`}`;
   return sh`umask 077; cd /
-exec 9>${at.lock}; flock -w 60 9 || exit 75
+exec 9>${at.lock}; flock -w 60 9 || { echo "somebody else has been starting it for a minute, or flock is missing" >&2; exit 75; }
 if printf %s ${at.uuid} | grep -szqxF -f - /proc/[0-9]*/cmdline; then exit 0; fi
 rm -f -- ${at.sockets}
 ${log}

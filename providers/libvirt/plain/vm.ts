@@ -8,6 +8,7 @@ import {
   sh,
 } from "../../../src/index.ts";
 import { hasLibvirt } from "../host-facts.ts";
+import { uuidOf } from "../model/ids.ts";
 import type { Owner } from "../model/owner.ts";
 import type { VmDesired } from "../model/vm-schema.ts";
 import { requireSupport } from "../model/vm-support.ts";
@@ -162,5 +163,5 @@ export async function removePlain(ctx: OperationContext, item: VmItem, address: 
 export function plainCleanup(item: VmItem): string | undefined {
   const folder = madeWith(item)?.folder;
   if (folder === undefined) return undefined;
-  return `on ${whereabouts(item)[0] ?? ("the host" satisfies Address)}: kill $(cat ${folder}/pid); rm -r ${folder}`;
+  return `on ${whereabouts(item)[0] ?? ("the host" satisfies Address)}: pkill -f -- '-uuid ${uuidOf(item.instance_id)}'; rm -r ${folder}`;
 }
