@@ -123,6 +123,47 @@ describe.skipIf(unavailable !== undefined)("exit codes", () => {
     expect((await machine.exec("test -e /srv/lab/late")).code).toBe(0);
   });
 
+  test("detailed status reporting, error message display, completion summary, log accessibility", async () => {
+    write({
+      commands: {
+        fails: { run: "echo 'what went wrong' >&2; exit 3", creates: "/srv/lab/never", retry: { attempts: 0 } },
+        after: { run: "true", creates: "/srv/lab/after", depends_on: ["command.fails"] },
+        works: { run: "echo done it; touch /srv/lab/done", creates: "/srv/lab/done" },
+      },
+    });
+    const run = await lab.apply([], 6);
+    const at = (type: string, address: string): number =>
+      run.events.findIndex((event) => event.type === type && "address" in event && event.address === address);
+    const ended = run.events.flatMap((event) => (event.type === "action.finished" ? [event] : []));
+    for (const { address, result, duration_ms } of ended.filter((one) => ["ok", "failed"].includes(one.result))) {
+      expect(at("action.started", address), address).toBeGreaterThanOrEqual(0);
+      expect(at("action.finished", address), address).toBeGreaterThan(at("action.started", address));
+      expect(duration_ms, `${address} ${result}`).toBeGreaterThanOrEqual(0);
+    }
+    // Each action ends once, and the summary counts them.
+    expect(new Set(ended.map(({ address }) => address)).size).toBe(ended.length);
+    const counts: Record<string, number> = {};
+    for (const { result } of ended) counts[result] = (counts[result] ?? 0) + 1;
+    expect(run.summary.results).toMatchObject(counts);
+    expect(run.summary).toMatchObject({ result: "failed", exit_code: 6, duration_ms: expect.any(Number) });
+    expect(run.summary.problems).toHaveLength(1);
+    for (const { hint, address } of run.summary.problems) {
+      expect(address).toBe("host.m/command.fails");
+      expect(hint).toMatch(/\w+ \w+/);
+    }
+    // What was said can be read afterwards: of the run, of a resource, of what never ran.
+    const id = run.events[0]?.run ?? "";
+    expect((await lab.run(["logs", id])).stdout).toMatch(/what went wrong[^]*done it|done it[^]*what went wrong/);
+    const own = (await lab.run(["logs", "host.m/command.fails"])).stdout;
+    expect(own).toContain("what went wrong");
+    expect(own).not.toContain("done it");
+    const shown = (await lab.run(["show", id])).stdout;
+    expect(shown).toMatch(/host\.m\/command\.fails: failed after [^\n]*\n[^]*\[E_COMMAND_FAILED\]/);
+    expect(shown).toContain("host.m/command.after: skipped because of host.m/command.fails");
+    expect((await lab.run(["history"])).stdout).toContain(id);
+    write();
+  });
+
   test("host maintenance holds and releases", async () => {
     const held = await lab.run(["host", "maintenance", "m", "on", "--reason", "new disk"]);
     const list = await lab.run(["host", "list"]);

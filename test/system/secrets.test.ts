@@ -55,6 +55,7 @@ function shown(text: string): string | undefined {
   return piece < 0 ? undefined : `a piece: ...${text.slice(Math.max(0, piece - 200), piece + 80)}...`;
 }
 
+/** Log sanitization, sensitive data encryption, secure authentication mechanisms, temporary file cleanup, access control enforcement. */
 describe.skipIf(unavailable !== undefined)("secrets", () => {
   let machine: TestMachine;
   let lab: Workspace;
