@@ -4,7 +4,10 @@ import { limitsSchema } from "../../providers/libvirt/model/limits.ts";
 import { networkSchema } from "../../providers/libvirt/model/network-schema.ts";
 import { vmSchema } from "../../providers/libvirt/model/vm-schema.ts";
 import { volumeSchema } from "../../providers/libvirt/model/volume-schema.ts";
+import { builtinKinds } from "../../src/cli/builtin.ts";
+import { loadLab } from "../../src/config/index.ts";
 import type { Schema } from "../../src/index.ts";
+import { inFolder, selection } from "./config/load.ts";
 
 const ajv = new Ajv({ allErrors: true, strictSchema: false });
 const schemas: Readonly<Record<string, Schema>> = {
@@ -85,6 +88,22 @@ describe("what users write", () => {
     ["vm", { name: "a", cpus: 0 }],
   ])("not %s %j", (name, value) => {
     expect(validators.get(name)?.(value)).toBe(false);
+  });
+});
+
+test.each(["test", "{ network: test }"])("a machine waits for the network that it names as %s", async (card) => {
+  const spec = `labctl: 1
+name: cards
+hosts: { kvm: { connection: local, qemu_host: {} } }
+networks: { test: { host: kvm, cidr: 10.9.0.0/24 } }
+vms: { box: { host: kvm, networks: [${card}] } }
+`;
+  const kinds = await builtinKinds();
+  const load = (text: string) => inFolder({ "lab.yaml": text }, (folder) => loadLab(selection(folder), kinds));
+  const { lab } = await load(spec);
+  expect(lab.resources.find((one) => one.address === "vm.box")?.depends).toContain("network.test");
+  await expect(load(spec.replace("networks: { test:", "networks: { tests:"))).rejects.toMatchObject({
+    diagnostics: [{ code: "E_REF_UNKNOWN", at: { line: 5 }, hint: expect.stringContaining("tests") as unknown }],
   });
 });
 

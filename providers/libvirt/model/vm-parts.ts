@@ -160,7 +160,7 @@ export const diskSchema = {
 
 export const nicSchema = {
   anyOf: [
-    { type: "string", minLength: 1 },
+    { type: "string", minLength: 1, "x-labctl": { refers: "network" } },
     {
       type: "object",
       properties: {
