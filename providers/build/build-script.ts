@@ -11,6 +11,16 @@ export const KERNEL_ARCHS = {
 } as const satisfies Record<string, { arch: string; srcarch: string; target: string; image: string }>;
 export type KernelArch = keyof typeof KERNEL_ARCHS;
 
+/** What every kernel can be configured with, besides the files of its `configs`. */
+export const CONFIG_TARGETS: readonly string[] = [
+  "defconfig",
+  "tinyconfig",
+  "allnoconfig",
+  "allmodconfig",
+  "allyesconfig",
+  "alldefconfig",
+];
+
 /** What of a toolchain a build needs; a Toolchain is one. */
 export interface Compiler {
   readonly name: string;
@@ -56,10 +66,10 @@ export interface ScriptInputs {
 
 /**
  * Words that labctl's own steps write into `problem` before they end a build, each with further fields after tabs:
- * `stale` (the tree is not what the stage was made for: prepare again), `source TEXT`, `defconfig NAME` (then `near` lines),
+ * `stale` (the tree is not what the stage was made for: prepare again), `source TEXT`, `tarball TEXT`, `defconfig NAME` (then `near` lines),
  * `dropped SYMBOL VALUE` lines, `output NAME PATH` (then `near` lines), `step TEXT`.
  */
-export type ProblemWord = "stale" | "source" | "defconfig" | "dropped" | "output" | "near" | "step";
+export type ProblemWord = "stale" | "source" | "tarball" | "defconfig" | "dropped" | "output" | "near" | "step";
 
 const COMMON = new ShellText(String.raw`unset MAKEFLAGS MAKELEVEL MFLAGS CDPATH GREP_OPTIONS
 PATH=$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
@@ -245,14 +255,14 @@ labctl_verify || { cp -- "$obj/.config" "$job/config"; echo "labctl: symbols tha
 }
 
 /** `defconfig kvm_guest.config`: a target, then further fragments of the kernel's own. A fragment alone goes onto defconfig. */
-function defconfigWords(text: string): readonly string[] {
+export function defconfigWords(text: string): readonly string[] {
   const words = text.split(/\s+/).filter((word) => word !== "");
   return words[0]?.endsWith(".config") === false ? words : ["defconfig", ...words];
 }
 
 const CONFIGURE = new ShellText(String.raw`labctl_defconfig() {
   case $1 in
-    defconfig|tinyconfig|allnoconfig|allmodconfig|allyesconfig|alldefconfig) ;;
+    ${CONFIG_TARGETS.join("|")}) ;;
     *)
       if [ ! -f "$tree/arch/$srcarch/configs/$1" ] && [ ! -f "$tree/kernel/configs/$1" ] && ! grep -q "^$1:" "$tree/arch/$srcarch/Makefile" 2>/dev/null; then
         labctl_problem defconfig "$1"

@@ -50,6 +50,12 @@ export function failureOf(job: Job, known: Circumstances): LabError {
       hint: "the source is there and cannot be put in place: look at the log",
     });
   }
+  if (word === "tarball") {
+    return new LabError("E_SOURCE_CORRUPT", fields.join(" "), {
+      address,
+      hint: "it has the digest that was announced, so it was damaged when that was taken: fetch it again, and correct `sha256`",
+    });
+  }
   if (word === "stale") {
     return new LabError("E_SOURCE_CORRUPT", "the tree of this build is changed by somebody else all the time", {
       address,

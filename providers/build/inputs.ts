@@ -4,6 +4,7 @@ import type { KernelArch, KernelBuild, RunBuild } from "./build-script.ts";
 import type { BuildDesired } from "./build-model.ts";
 import type { BuildInputs } from "./digest.ts";
 import { instrumentMap, planInstruments, requireInstruments, type WantedInstruments } from "./instrumentation.ts";
+import { checkKernelTree } from "./kernel-tree.ts";
 import { configSource, mergeConfig, type MergedConfig, parseFragment } from "./kernel-config.ts";
 import type { BuildSource } from "./build-types.ts";
 import { type HashCache, scanDirectory } from "./source-directory.ts";
@@ -57,6 +58,13 @@ export async function prepareBuild(
     return { ...common, ...found, work: { type: "run", arch, run, outputs } };
   }
   const { kernel } = desired;
+  const defconfig = kernel.defconfig ?? "defconfig";
+  if (arch === "x86_64" && kernel.dtbs !== undefined && kernel.dtbs !== false) {
+    throw new LabError("E_SPEC_VALUE", "`dtbs`: kernels for x86_64 have no device trees", {
+      hint: "leave it out, or build for arm64, armv7 or riscv64",
+    });
+  }
+  if (found.source.type === "directory") await checkKernelTree(found.source.scan, arch as KernelArch, defconfig);
   const config = await mergedConfig(ctx, desired, arch);
   return {
     ...common,
@@ -65,7 +73,7 @@ export async function prepareBuild(
     work: {
       type: "kernel",
       arch: arch as KernelArch,
-      base: { defconfig: kernel.defconfig ?? "defconfig" },
+      base: { defconfig },
       modules: kernel.modules ?? false,
       dtbs: kernel.dtbs ?? false,
       makeArgs: kernel.make_args ?? [],
@@ -114,6 +122,11 @@ async function resolveSource(
     await checkTarball(source);
     return { source: { type: "tarball", source }, sourceName: "tarball" };
   }
+  if (git !== undefined && !REACHABLE.test(git)) {
+    throw new LabError("E_SPEC_VALUE", "`git`: this path means another place on each machine that reads it", {
+      hint: "give a URL, HOST:PATH or an absolute path that the build server can read; a directory beside the spec is `path:`",
+    });
+  }
   const source = { url: address(git ?? "", "git"), ...(ref !== undefined && { ref }) };
   const resolved = await resolveSomewhere(ctx, source, servers);
   return {
@@ -123,6 +136,9 @@ async function resolveSource(
     ...(ref !== undefined && { branch: ref }),
   };
 }
+
+/** A URL, an scp-like address, or an absolute path. */
+const REACHABLE = /^(\/|[a-z][a-z0-9+.-]*:\/\/|[^/:]+:)/i;
 
 /** Asked from here, and, where the repository cannot be read from here, from a server that would fetch it. */
 async function resolveSomewhere(

@@ -137,7 +137,7 @@ labctl_from_tarball() {
     if ! tar -xf "$workdir/tarballs/$1" -C "$stage/files" --no-same-owner 2>"$stage/said"; then
       cat -- "$stage/said" >&2
       case $(cat -- "$stage/said") in *'No space left'*|*'Wrote only'*) return 1 ;; esac
-      labctl_die source "the tarball cannot be unpacked: $(tail -n 3 "$stage/said" | tr '\n\t' '  ')"
+      labctl_die tarball "the tarball cannot be unpacked: $(head -n 1 "$stage/said" | tr '\t' ' ')"
     fi
     f=$stage/files
     # A single directory at the top is the usual form.

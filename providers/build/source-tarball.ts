@@ -1,4 +1,4 @@
-import { stat } from "node:fs/promises";
+import { open, stat } from "node:fs/promises";
 import { LabError, type Machine, type Sensitive, sh, type ShellText } from "../../src/index.ts";
 import type { PreparedSource } from "./source-script.ts";
 import { sha256File } from "./source-directory.ts";
@@ -19,17 +19,19 @@ export function isRemoteTarball(source: TarballSource): boolean {
 }
 
 /**
- * For plan time: proves that a local tarball is there and has its digest. Does nothing for a URL.
- * Throws E_SOURCE_FILE, E_SOURCE_CORRUPT.
+ * For plan time: proves that a local tarball is there, has its digest, and begins and ends as an archive does. Does nothing for a URL.
+ * Throws E_SOURCE_FILE, E_SOURCE_TARBALL.
  */
 export async function checkTarball(source: TarballSource): Promise<{ readonly size: number } | undefined> {
   if (isRemoteTarball(source)) return undefined;
   const path = typeof source.from === "string" ? source.from : source.from.reveal();
   let size: number;
   let sha256: string;
+  let damage: string | undefined;
   try {
     size = (await stat(path)).size;
     sha256 = await sha256File(path);
+    damage = await damageOf(path, size);
   } catch (cause) {
     throw new LabError(
       "E_SOURCE_FILE",
@@ -40,13 +42,70 @@ export async function checkTarball(source: TarballSource): Promise<{ readonly si
       },
     );
   }
-  if (sha256 !== source.sha256.toLowerCase()) throw mismatch(path, source.sha256, sha256, size);
+  if (sha256 !== source.sha256.toLowerCase()) {
+    throw mismatch("E_SOURCE_TARBALL", path, source.sha256, sha256, size);
+  }
+  if (damage !== undefined) {
+    throw new LabError(
+      "E_SOURCE_TARBALL",
+      `${path} (${size} bytes) has the SHA-256 that was announced, and ${damage}`,
+      {
+        hint: "it is damaged, or something else was saved under its name: fetch it again, and correct `sha256`",
+      },
+    );
+  }
   return { size };
 }
 
-function mismatch(what: string, wanted: string, found: string, size: number): LabError {
+/**
+ * What is wrong with an archive by its first and last bytes alone: unpacking a kernel to look at it takes long, and the build server does
+ * that anyway. Magic numbers: RFC 1952 (gzip), RFC 8878 (zstd), the .xz file format 1.2.1, the manuals of bzip2, lzip, compress, lzma.
+ */
+async function damageOf(path: string, size: number): Promise<string | undefined> {
+  const file = await open(path);
+  try {
+    const head = Buffer.alloc(512);
+    const { bytesRead } = await file.read(head, 0, head.length, 0);
+    const begins = (...bytes: readonly number[]): boolean => bytes.every((byte, i) => head[i] === byte);
+    if (begins(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)) {
+      const foot = Buffer.alloc(4);
+      await file.read(foot, 0, foot.length, Math.max(0, size - foot.length));
+      // Zeros: a stream may be padded.
+      const whole = foot.toString("latin1", 2) === "YZ" || foot.equals(Buffer.alloc(4));
+      return whole ? undefined : "is cut short: it ends in the middle of its xz stream";
+    }
+    if (PACKED.some((magic) => begins(...magic))) return undefined;
+    if (bytesRead < head.length || !isTarHeader(head)) return "is no tar archive";
+    return size % 512 === 0 ? undefined : "is cut short: it ends in the middle of a block";
+  } finally {
+    await file.close();
+  }
+}
+
+const PACKED: readonly (readonly number[])[] = [
+  [0x1f, 0x8b],
+  [0x1f, 0x9d],
+  [0x28, 0xb5, 0x2f, 0xfd],
+  [0x42, 0x5a, 0x68],
+  [0x4c, 0x5a, 0x49, 0x50],
+  [0x5d, 0x00, 0x00],
+];
+
+/** Any tar's, also one from before POSIX: the sum of its bytes stands in it, taken with blanks in its own place (octal, at 148). */
+function isTarHeader(block: Buffer): boolean {
+  const written = Number.parseInt(block.toString("latin1", 148, 156), 8);
+  return written === block.reduce((sum, byte, i) => sum + (i >= 148 && i < 156 ? 0x20 : byte), 0);
+}
+
+function mismatch(
+  code: "E_SOURCE_TARBALL" | "E_SOURCE_CORRUPT",
+  what: string,
+  wanted: string,
+  found: string,
+  size: number,
+): LabError {
   return new LabError(
-    "E_SOURCE_CORRUPT",
+    code,
     `${what} (${size} bytes) has the SHA-256 ${found}, and ${wanted.toLowerCase()} was announced`,
     { hint: "it is cut short, damaged, or another version: fetch it again, or correct `sha256`" },
   );
@@ -76,7 +135,7 @@ mv -f -- "$f.part" "$f" && echo ok`;
 }
 
 /**
- * Brings a tarball to the server; one copy for all builds. Throws E_SOURCE_CORRUPT (other content than announced),
+ * Brings a tarball to the server; one copy for all builds. Throws what checkTarball() does, E_SOURCE_CORRUPT (other content than announced),
  * E_SOURCE_FETCH (a URL that cannot be fetched), E_BUILD_TOOL (no curl there), E_DISK_FULL, and what uploads reject with.
  */
 export async function prepareTarball(
@@ -121,7 +180,8 @@ async function download(
   });
   const [answer = "", size = "", found = ""] = result.stdout.toString("utf8").trim().split(" ");
   if (answer === "have" || answer === "ok") return answer === "ok";
-  if (answer === "bad") throw mismatch(where.url, sha256, found, Number(size)).atAddress(machine.address);
+  if (answer === "bad")
+    throw mismatch("E_SOURCE_CORRUPT", where.url, sha256, found, Number(size)).atAddress(machine.address);
   const said = lastLines(withoutCredentials(result.stderr.toString("utf8"), where), 3);
   if (result.code === 127 && /curl: not found/.test(said)) {
     throw new LabError("E_BUILD_TOOL", `${machine.address} has no curl to fetch ${where.url} with`, {

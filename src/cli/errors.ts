@@ -1,4 +1,4 @@
-import { DiagnosticsError, type Diagnostic, LabError, toLabError, toProblem } from "../diagnostics/index.ts";
+import { DiagnosticsError, type Diagnostic, errorsIn, LabError, toLabError, toProblem } from "../diagnostics/index.ts";
 import type { Paint } from "./renderers/paint.ts";
 import { renderProblem } from "./renderers/summary.ts";
 import { plural, visible, visibleLine } from "./renderers/text.ts";
@@ -7,7 +7,9 @@ import { plural, visible, visibleLine } from "./renderers/text.ts";
 export function renderError(error: unknown, paint: Paint, verbose: number): string {
   if (error instanceof DiagnosticsError) return renderDiagnostics(error.diagnostics, paint);
   const lab = toLabError(error);
-  const text = renderProblem(toProblem(lab), paint);
+  const text = errorsIn(error)
+    .map((one) => renderProblem(toProblem(one), paint))
+    .join("\n\n");
   if (lab.code !== "E_INTERNAL" || verbose < 2) return text;
   const stack = lab.cause instanceof Error ? lab.cause.stack : lab.stack;
   return `${text}\n\n${(stack ?? "").split("\n").map(visibleLine).join("\n")}`;
@@ -16,7 +18,8 @@ export function renderError(error: unknown, paint: Paint, verbose: number): stri
 /** The same as data, for `--json`. */
 export function errorJson(error: unknown): Record<string, unknown> {
   if (error instanceof DiagnosticsError) return { error: toProblem(error), diagnostics: error.diagnostics };
-  return { error: toProblem(error) };
+  const all = errorsIn(error).map(toProblem);
+  return { error: toProblem(error), ...(all.length > 1 && { problems: all }) };
 }
 
 export function exitOf(error: unknown): number {

@@ -1,5 +1,5 @@
 import { hostname } from "node:os";
-import { LabError, Redactor, toLabError, toProblem } from "../diagnostics/index.ts";
+import { errorsIn, LabError, Redactor, SeveralErrors, toLabError, toProblem } from "../diagnostics/index.ts";
 import type { LabSession, SpecSelection } from "../engine/port.ts";
 import { createEventBus, newRunId, RunRecorder, watchCancel } from "../events/index.ts";
 import type { EventBus } from "../events/port.ts";
@@ -83,10 +83,10 @@ export async function withLab(
     return summary.exit_code;
   } catch (error) {
     const lab = toLabError(error);
-    const problem = toProblem(lab);
-    if (options.stream) bus.emit({ type: "error.raised", problem });
+    const problems = errorsIn(error).map(toProblem);
+    if (options.stream) for (const problem of problems) bus.emit({ type: "error.raised", problem });
     await end({
-      ...summaryOf(options.command, lab.exitCode, started, [problem]),
+      ...summaryOf(options.command, lab.exitCode, started, problems),
       result: lab.code === "E_CANCELLED" ? "cancelled" : "failed",
     });
     if (options.stream && term.options.json) return lab.exitCode;
@@ -126,7 +126,11 @@ export function summaryOf(
 
 /** The last line of defence: an error's own text may quote what a machine answered. */
 function redacted(error: unknown, redactor: Redactor): unknown {
-  if (!(error instanceof LabError)) return error;
+  if (error instanceof SeveralErrors) return new SeveralErrors(error.errors.map((one) => redactedOne(one, redactor)));
+  return error instanceof LabError ? redactedOne(error, redactor) : error;
+}
+
+function redactedOne(error: LabError, redactor: Redactor): LabError {
   const message = redactor.redact(error.message);
   const hint = error.hint === undefined ? undefined : redactor.redact(error.hint);
   if (message === error.message && hint === error.hint) return error;

@@ -94,7 +94,8 @@ export const CODES = {
 
   // Builds
   E_SOURCE_UNRESOLVED: { exit: 3, title: "a source that does not resolve" },
-  E_SOURCE_FETCH: { exit: 6, title: "a source cannot be fetched" },
+  E_SOURCE_TARBALL: { exit: 3, title: "a local tarball that is damaged, or not the one announced" },
+  E_SOURCE_FETCH: { exit: 5, title: "a source cannot be fetched" },
   E_SOURCE_CORRUPT: { exit: 6, title: "a source that is not what was announced" },
   E_INSTRUMENTATION_CONFLICT: { exit: 3, title: "instrumentation that cannot be together" },
   E_KCONFIG_DEFCONFIG: { exit: 3, title: "no such defconfig" },

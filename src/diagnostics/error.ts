@@ -45,6 +45,28 @@ export class LabError extends Error {
   }
 }
 
+/** Failures of which none follows from another, thrown as one; its code is that of the first whose exit code counts most. */
+export class SeveralErrors extends LabError {
+  readonly errors: readonly LabError[];
+  /** At least one. */
+  constructor(errors: readonly LabError[]) {
+    const exit = exitCodeOf(errors.map((error) => error.code));
+    const first = errors.find((error) => error.exitCode === exit) ?? new LabError("E_INTERNAL", "no errors");
+    const { code, message, hint, address, at } = first;
+    super(code, errors.length > 1 ? `${message} (and ${errors.length - 1} more)` : message, {
+      ...(hint !== undefined && { hint }),
+      ...(address !== undefined && { address }),
+      ...(at !== undefined && { at }),
+    });
+    this.errors = errors;
+  }
+}
+
+/** What was thrown, one by one. */
+export function errorsIn(error: unknown): readonly LabError[] {
+  return error instanceof SeveralErrors ? error.errors : [toLabError(error)];
+}
+
 /** Any thrown thing as a LabError; what is not one is a defect, except cancellation and a full disk. */
 export function toLabError(error: unknown): LabError {
   if (error instanceof LabError) return error;

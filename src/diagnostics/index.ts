@@ -6,5 +6,5 @@ export {
   formatDiagnostic,
   sortDiagnostics,
 } from "./diagnostic.ts";
-export { exitCodeOf, LabError, type LabErrorInit, toLabError, toProblem } from "./error.ts";
+export { errorsIn, exitCodeOf, LabError, type LabErrorInit, SeveralErrors, toLabError, toProblem } from "./error.ts";
 export { Redactor } from "./redact.ts";

@@ -1,4 +1,4 @@
-import { LabError, toLabError } from "../diagnostics/index.ts";
+import { LabError, SeveralErrors, toLabError } from "../diagnostics/index.ts";
 import {
   type Address,
   decodeValue,
@@ -98,6 +98,7 @@ async function prepareAll(
   items: ReadonlyMap<Address, { kind: Kind; item: Item<PlainMap, PlainMap> }>,
 ): Promise<Map<Address, Record<string, Plain | undefined>>> {
   const derived = new Map<Address, Record<string, Plain | undefined>>();
+  const failed = new Map<Address, LabError>();
   const queue = [...items.values()].filter(
     ({ kind, item }) => kind.prepare !== undefined && input.resources.has(item.address),
   );
@@ -108,21 +109,29 @@ async function prepareAll(
         const more = await kind.prepare?.(input.context(item.address, input.signal), item);
         if (more !== undefined && Object.keys(more).length > 0) derived.set(item.address, more);
       } catch (error) {
-        const at = input.resources.get(item.address)?.at;
-        const lab = toLabError(error).atAddress(item.address);
-        throw at === undefined || lab.at !== undefined
-          ? lab
-          : new LabError(lab.code, lab.message, {
-              ...(lab.hint !== undefined && { hint: lab.hint }),
-              address: item.address,
-              at,
-              cause: lab,
-            });
+        const lab = toLabError(error);
+        if (lab.code === "E_CANCELLED") throw lab;
+        failed.set(item.address, placed(lab.atAddress(item.address), input.resources.get(item.address)?.at));
       }
     }
   };
   await Promise.all(Array.from({ length: 16 }, worker));
+  // All of them at once, in the order of the spec: whoever mends one wants to know of the next.
+  const errors = [...input.resources.keys()].flatMap((address) => failed.get(address) ?? []);
+  if (errors[0] !== undefined) throw errors.length === 1 ? errors[0] : new SeveralErrors(errors);
   return derived;
+}
+
+function placed(error: LabError, at: Resource["at"] | undefined): LabError {
+  if (at === undefined || error.at !== undefined) return error;
+  const { hint, address, retryable } = error;
+  return new LabError(error.code, error.message, {
+    ...(hint !== undefined && { hint }),
+    ...(address !== undefined && { address }),
+    at,
+    retryable,
+    cause: error,
+  });
 }
 
 /** The item with what was derived; what is known only after apply is named, and absent. */

@@ -284,16 +284,25 @@ describe("a tarball", () => {
     const file = pack("v3", PROJECT);
     const sha256 = await sha256File(file);
     writeFileSync(file, readFileSync(file).subarray(0, -20));
-    expect(await failure(checkTarball({ from: file, sha256 }))).toMatchObject({ code: "E_SOURCE_CORRUPT" });
+    expect(await failure(checkTarball({ from: file, sha256 }))).toMatchObject({ code: "E_SOURCE_TARBALL" });
     const error = await failure(
       watch(
         machine,
         requestOf("cut", "1", { source: { type: "tarball", source: { from: file, sha256 } }, work: runWork("true") }),
       ),
     );
-    expect(error).toMatchObject({ code: "E_SOURCE_CORRUPT" });
+    expect(error).toMatchObject({ code: "E_SOURCE_TARBALL" });
     expect(readdirSync(host.root(`${WORKDIR}/tarballs`)).some((name) => name.startsWith(sha256))).toBe(false);
-    // Announced as it is, it still cannot be unpacked.
+    const short = await failure(checkTarball({ from: file, sha256: await sha256File(file) }));
+    expect(short).toMatchObject({ code: "E_SOURCE_TARBALL" });
+    expect(short.message).toContain("cut short");
+  });
+
+  test("one that was damaged before its digest was taken cannot be unpacked, and is said to be", async () => {
+    const file = pack("v5", PROJECT);
+    const whole = readFileSync(file);
+    whole.fill(0x55, whole.length / 2, whole.length / 2 + 16);
+    writeFileSync(file, whole);
     const cut = await watch(
       machine,
       requestOf("cut", "2", {
@@ -302,6 +311,8 @@ describe("a tarball", () => {
       }),
     );
     expect(cut.outcome).toMatchObject({ is: "failed", error: { code: "E_SOURCE_CORRUPT" } });
+    if (cut.outcome.is === "failed")
+      expect(cut.outcome.error.message).toMatch(/^the tarball cannot be unpacked: [^\n]+$/);
   });
 
   test("a URL is fetched by the server, and one with other content refused", async () => {
