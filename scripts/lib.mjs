@@ -75,6 +75,9 @@ const PEERS = {
   "/usr/lib/libvirt/libvirt_lxc": "libvirt-daemon-driver-lxc",
   libvirtd: "libvirt-daemon-system",
   dnsmasq: "dnsmasq-base",
+  // What guests of tests run.
+  dropbear: "dropbear-bin",
+  "qemu-ga": "qemu-guest-agent",
 };
 
 /** What it takes to build a kernel besides. */

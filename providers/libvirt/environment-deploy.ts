@@ -48,6 +48,7 @@ const PLAIN_VM = {
   hugepages: false,
   firmware: "bios",
   rng: true,
+  agent: false,
   tpm: false,
   vsock: false,
   autostart: false,

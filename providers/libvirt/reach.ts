@@ -5,7 +5,9 @@ import {
   type Item,
   type KindContext,
   LabError,
+  type Machine,
   type MachineContext,
+  sh,
 } from "../../src/index.ts";
 import { connectionTo, type GuestLogin } from "./guest-connection.ts";
 import { uuidOf } from "./model/ids.ts";
@@ -15,6 +17,7 @@ import { reachPlain } from "./plain/reach.ts";
 import { isPlain } from "./plain/vm.ts";
 import { AddressSource, type Domain, type GuestInterface, isLibvirtError, type Libvirt, VirErr } from "./rpc/index.ts";
 import type { VmObserved } from "./vm-model.ts";
+import { observeDomain } from "./xml/domain-observe.ts";
 
 /** A guest whose address is wanted. */
 export interface Guest extends GuestLogin {
@@ -69,7 +72,10 @@ export async function reachGuest(ctx: KindContext, guest: Guest): Promise<Connec
       hint: "`labctl apply` starts it, unless its spec says `running: false`",
     });
   }
-  const at = guest.fixed ?? (await guestAddress(libvirt, domain, ctx.signal));
+  const at =
+    guest.fixed ??
+    (await guestAddress(libvirt, domain, ctx.signal)) ??
+    (await neighbourAddress(ctx.machine(host), libvirt, domain, ctx.signal));
   if (at === undefined) {
     throw new LabError("E_CONNECT", `${address} runs on ${host} and has no address that anybody there knows`, {
       address,
@@ -109,6 +115,35 @@ async function guestAddress(libvirt: Libvirt, domain: Domain, signal: AbortSigna
     }
   }
   return undefined;
+}
+
+/**
+ * What the host itself has seen of the guest's cards: libvirt 9.0 (Debian 12) fails to read a neighbour table of some kernels ("wrong
+ * nlmsg len").
+ */
+async function neighbourAddress(
+  machine: Machine,
+  libvirt: Libvirt,
+  domain: Domain,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const { networks } = observeDomain(await libvirt.domains.xml(domain, { signal }), {
+    running: true,
+    autostart: false,
+  });
+  const { stdout } = await machine.exec(sh`cat /proc/net/arp 2>/dev/null || :`, { signal });
+  const seen = neighboursIn(stdout.toString("utf8"));
+  return networks.flatMap(({ mac }) => seen.get(mac.toLowerCase()) ?? [])[0];
+}
+
+/** From MAC to IPv4 address, of /proc/net/arp (proc(5)); entries that nobody has answered are left out. Pure. */
+export function neighboursIn(table: string): ReadonlyMap<string, string> {
+  const out = new Map<string, string>();
+  for (const line of table.split("\n").slice(1)) {
+    const [address, , flags, mac] = line.trim().split(/\s+/);
+    if (address !== undefined && mac !== undefined && Number(flags) !== 0) out.set(mac.toLowerCase(), address);
+  }
+  return out;
 }
 
 /** Pure. One that can be reached from outside the guest: IPv4 first, never loopback, never link-local. */

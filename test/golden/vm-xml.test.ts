@@ -78,6 +78,7 @@ const FULL = {
   firmware: { type: "uefi", secure_boot: true },
   cloud_init: { user_data: "#cloud-config\n" },
   watchdog: "poweroff",
+  agent: true,
   tpm: true,
   vsock: 42,
   autostart: true,
@@ -140,7 +141,7 @@ describe("definitions, whole", () => {
     [
       "qemu-argv.txt",
       () => {
-        const model = vm({ ...FULL, networks: [{ bridge: "br0" }, { user: true }], hugepages: true });
+        const model = vm({ ...FULL, networks: [{ bridge: "br0" }, { user: true }], hugepages: true, agent: false });
         const { program, args } = qemuArgv(model, {
           qmp: "/run/a.qmp",
           console: "/run/a.con",

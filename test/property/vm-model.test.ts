@@ -224,6 +224,7 @@ const EDITS: readonly Edit[] = [
   },
   { path: "cloud_init", effect: "restart", edit: (model) => vm(model) && { ...model, cloud_init: "/another.iso" } },
   { path: "rng", effect: "restart", edit: (model) => vm(model) && { ...model, rng: !model.rng } },
+  { path: "agent", effect: "restart", edit: (model) => vm(model) && { ...model, agent: !model.agent } },
   {
     path: "watchdog",
     effect: "restart",

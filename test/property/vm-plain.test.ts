@@ -18,6 +18,7 @@ const RUNTIME: QemuRuntime = {
 function without(model: VmModel): VmModel {
   return {
     ...model,
+    agent: false,
     vsock: model.vsock === 0 ? 3 : (model.vsock as number),
     networks: model.networks.map(({ network: _network, mtu: _mtu, address: _address, ...nic }) => ({
       ...nic,

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { connectionTo } from "../../providers/libvirt/guest-connection.ts";
-import { bestAddress } from "../../providers/libvirt/reach.ts";
+import { bestAddress, neighboursIn } from "../../providers/libvirt/reach.ts";
 import { sshWords } from "../../src/cli/openssh.ts";
 import type { SshRun } from "../../src/cli/openssh.ts";
 import { guestLine } from "../../src/cli/commands/vm.ts";
@@ -28,6 +28,19 @@ const BASE = {
   ssh_config: false,
 } as const satisfies SshConnection;
 const ENV = { HOME: "/home/me" };
+
+test("neighbours are those that answered", () => {
+  const table = `IP address       HW type     Flags       HW address            Mask     Device
+192.168.150.202  0x1         0x2         52:54:4A:f0:9a:55     *        virbr0
+192.168.150.21   0x1         0x0         00:00:00:00:00:00     *        virbr0
+10.0.0.1         0x1         0x6         02:1a:b0:66:61:14     *        eth0
+`;
+  expect([...neighboursIn(table)]).toEqual([
+    ["52:54:4a:f0:9a:55", "192.168.150.202"],
+    ["02:1a:b0:66:61:14", "10.0.0.1"],
+  ]);
+  expect([...neighboursIn("")]).toEqual([]);
+});
 
 test("what OpenSSH is told is what labctl's own connection does: each hop with its own keys, ports and rules", async () => {
   const gateway: SshConnection = {

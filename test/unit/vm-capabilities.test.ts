@@ -128,6 +128,7 @@ describe("what libvirt says that a host can do, as it was recorded", () => {
       firmware: { type: "bios", secure_boot: false },
       console: { log: "/var/log/libvirt/qemu/lab-recorded-console.log" },
       rng: true,
+      agent: false,
       watchdog: "reset",
       tpm: false,
       autostart: false,

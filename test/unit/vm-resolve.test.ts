@@ -54,6 +54,7 @@ describe("machines from a spec", () => {
       firmware: { type: "bios", secure_boot: false },
       console: { log: "/var/log/libvirt/qemu/lab-a-console.log" },
       rng: true,
+      agent: false,
       tpm: false,
       autostart: false,
       running: true,

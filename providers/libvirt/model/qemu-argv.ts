@@ -157,6 +157,7 @@ function withoutLibvirt(model: VmModel, runtime: QemuRuntime): string[] {
       ? ["MTU to set on a bridge's port"]
       : []),
     ...(model.networks.every((nic) => nic.link) ? [] : ["cables that are out at the start"]),
+    ...(model.agent ? ["a channel to the guest agent"] : []),
     ...(model.firmware.type === "uefi" && runtime.uefi === undefined ? ["UEFI firmware at hand"] : []),
     ...(model.shares.some((share) => share.type === "virtiofs" && runtime.virtiofs?.[share.target] === undefined)
       ? ["virtiofsd for its shares"]

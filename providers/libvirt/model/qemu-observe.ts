@@ -103,6 +103,7 @@ export function observeArgv(argv: readonly string[]): ArgvModel {
     console: log === undefined ? {} : { log },
     ...(seed?.source !== undefined && { cloud_init: seed.source }),
     rng: devices.some(({ head }) => head.startsWith("virtio-rng")),
+    agent: false,
     ...(watchdog !== undefined && { watchdog }),
     tpm: chardevs.some(({ values }) => values["id"] === "tpm"),
     ...(vsock !== undefined && { vsock: Number(vsock) }),

@@ -99,6 +99,7 @@ export function diffVm(desired: VmModel, observed: VmModel): VmChange[] {
   }
   compare("cloud_init", desired.cloud_init, observed.cloud_init, restart);
   compare("rng", desired.rng, observed.rng, restart);
+  compare("agent", desired.agent, observed.agent, restart);
   compare("watchdog", desired.watchdog, observed.watchdog, restart);
   compare("tpm", desired.tpm, observed.tpm, restart);
   compare("vsock", vsockPlain(desired.vsock), vsockPlain(observed.vsock), restart);

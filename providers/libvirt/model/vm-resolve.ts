@@ -109,6 +109,7 @@ export function resolveVm(desired: VmDesired, context: VmContext): VmModel {
     }),
     ...(desired.cloud_init !== undefined && context.seed !== undefined && { cloud_init: context.seed }),
     rng: !container && desired.rng !== false,
+    agent: !container && desired.agent === true,
     ...(desired.watchdog !== undefined && { watchdog: desired.watchdog }),
     tpm: desired.tpm === true,
     ...(vsock !== undefined && { vsock }),

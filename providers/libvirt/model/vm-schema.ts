@@ -121,6 +121,13 @@ export const vmSchema = {
       description: "Feed it random numbers from the host, so that its start does not wait for them.",
       "x-labctl": { restart: true },
     },
+    agent: {
+      type: "boolean",
+      default: false,
+      description:
+        "A channel to QEMU's guest agent (the package qemu-guest-agent in the guest): it knows addresses that no DHCP server gave. Hosts with libvirt only.",
+      "x-labctl": { restart: true },
+    },
     watchdog: {
       type: "string",
       enum: ["reset", "poweroff", "shutdown", "pause", "dump", "inject-nmi", "none"],

@@ -87,6 +87,8 @@ export interface VmModel {
   /** Path of the seed image on the host; its name holds its digest. */
   readonly cloud_init?: string;
   readonly rng: boolean;
+  /** A channel on which the guest's agent answers. */
+  readonly agent: boolean;
   /** What the watchdog does. */
   readonly watchdog?: string;
   readonly tpm: boolean;
@@ -98,6 +100,9 @@ export interface VmModel {
 
 /** Serial number of the disk that carries the cloud-init seed: how it is told from the machine's own. */
 export const SEED_SERIAL = "labctl-cidata";
+
+/** Where QEMU's guest agent listens, by its own name for it (QEMU's docs/interop/qemu-ga). */
+export const AGENT_PORT = "org.qemu.guest_agent.0";
 
 /** Machine types without PCI: every device is virtio, on its own bus. */
 export function hasPci(model: Pick<VmModel, "machine">): boolean {

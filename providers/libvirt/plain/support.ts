@@ -17,6 +17,7 @@ export function needsLibvirt(desired: VmDesired): readonly string[] {
     ...((desired.shares ?? []).some((share) => share.type === "virtiofs") ? ["virtiofs (`type: 9p` does)"] : []),
     ...(firmware === "uefi" ? ["UEFI firmware"] : []),
     ...(desired.tpm === true ? ["a TPM"] : []),
+    ...(desired.agent === true ? ["a channel to the guest agent"] : []),
     ...(desired.vsock === true ? ["the choice of vsock ids (name one)"] : []),
     ...(desired.autostart === true ? ["`autostart`: nobody there would start it"] : []),
   ];

@@ -1,5 +1,13 @@
 import { diskName } from "../model/vm-resolve.ts";
-import { type DiskModel, hasPci, type NicModel, SEED_SERIAL, type ShareModel, type VmModel } from "../model/vm.ts";
+import {
+  AGENT_PORT,
+  type DiskModel,
+  hasPci,
+  type NicModel,
+  SEED_SERIAL,
+  type ShareModel,
+  type VmModel,
+} from "../model/vm.ts";
 import { el, find, type XmlElement } from "./tree.ts";
 
 /** Where a device sits in the machine that is defined now, if it is there. */
@@ -28,11 +36,7 @@ export function deviceKey(device: XmlElement): string | undefined {
 
 /** Every device of a machine, in an order that libvirt keeps where it can. */
 export function deviceElements(model: VmModel, addressOf: AddressOf): XmlElement[] {
-  const placed = (device: XmlElement): XmlElement => {
-    // Without PCI there is one place only, and libvirt looks for a PCI bus where it is not told of it.
-    const address = hasPci(model) ? addressOf(device) : el("address", { type: "virtio-mmio" });
-    return address === undefined ? device : { ...device, children: [...device.children, address] };
-  };
+  const placed = placing(model, addressOf);
   if (model.type === "container") {
     return [
       ...(model.container === undefined ? [] : [bindElement(model.container.root, "/", false)]),
@@ -54,6 +58,7 @@ export function deviceElements(model: VmModel, addressOf: AddressOf): XmlElement
       el("target", { port: 0 }),
     ),
     el("console", { type: "pty" }, el("target", { type: "serial", port: 0 })),
+    ...(model.agent ? [el("channel", { type: "unix" }, el("target", { type: "virtio", name: AGENT_PORT }))] : []),
     ...(model.tpm ? [tpmElement(model)] : []),
     ...(model.watchdog === undefined ? [] : [placed(el("watchdog", { model: "i6300esb", action: model.watchdog }))]),
     // Changes memory while the machine runs, and says how much of it is in use.
@@ -63,6 +68,14 @@ export function deviceElements(model: VmModel, addressOf: AddressOf): XmlElement
   ];
 }
 
+function placing(model: VmModel, addressOf: AddressOf): (device: XmlElement) => XmlElement {
+  return (device) => {
+    // Without PCI there is one place only, and libvirt looks for a PCI bus where it is not told of it.
+    const address = hasPci(model) ? addressOf(device) : el("address", { type: "virtio-mmio" });
+    return address === undefined ? device : { ...device, children: [...device.children, address] };
+  };
+}
+
 /**
  * Controllers that libvirt would leave out or choose badly: no USB nobody asked for, virtio in place of an LSI card of 2001, and
  * PCI Express ports to plug further disks and cards into while the machine runs (libvirt makes only as many as are used at
@@ -70,10 +83,7 @@ export function deviceElements(model: VmModel, addressOf: AddressOf): XmlElement
  */
 export function controllerElements(model: VmModel, keep: readonly XmlElement[], addressOf: AddressOf): XmlElement[] {
   if (model.type === "container") return [];
-  const placed = (device: XmlElement): XmlElement => {
-    const address = addressOf(device);
-    return address === undefined ? device : { ...device, children: [...device.children, address] };
-  };
+  const placed = placing(model, addressOf);
   const buses = new Set(model.disks.map((disk) => disk.bus));
   return [
     ...(keep.length > 0 ? keep : pciControllers(model)),
@@ -81,6 +91,7 @@ export function controllerElements(model: VmModel, keep: readonly XmlElement[], 
       ? placed(el("controller", { type: "usb", index: 0, model: "qemu-xhci" }))
       : el("controller", { type: "usb", index: 0, model: "none" }),
     ...(buses.has("scsi") ? [placed(el("controller", { type: "scsi", index: 0, model: "virtio-scsi" }))] : []),
+    ...(model.agent ? [placed(el("controller", { type: "virtio-serial", index: 0 }))] : []),
   ];
 }
 
@@ -93,7 +104,9 @@ function pciControllers(model: VmModel): XmlElement[] {
     model.disks.filter((disk) => disk.bus === "virtio").length +
     model.networks.length +
     model.shares.length +
-    [model.cloud_init, model.watchdog, model.vsock, model.rng || undefined].filter((one) => one !== undefined).length +
+    [model.cloud_init, model.watchdog, model.vsock, model.rng || undefined, model.agent || undefined].filter(
+      (one) => one !== undefined,
+    ).length +
     new Set(model.disks.map((disk) => disk.bus).filter((bus) => bus === "usb" || bus === "scsi")).size +
     1;
   return [

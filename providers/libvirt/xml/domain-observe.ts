@@ -1,6 +1,6 @@
 import { type Arch, archOf } from "../model/arch.ts";
 import { BUSES, CACHES, IO_MODES } from "../model/vm-parts.ts";
-import { type DiskModel, type NicModel, SEED_SERIAL, type ShareModel, type VmModel } from "../model/vm.ts";
+import { AGENT_PORT, type DiskModel, type NicModel, SEED_SERIAL, type ShareModel, type VmModel } from "../model/vm.ts";
 import { observeOwner } from "./owner.ts";
 import { all, attrAt, bytesAt, bytesOf, find, parseXml, textAt, wholeNumber, type XmlElement } from "./tree.ts";
 
@@ -53,6 +53,7 @@ export function observeDomain(xml: string, live: LiveFacts): VmModel {
     ...(container && { container: containerOf(root, rootfs) }),
     ...(seedPath !== undefined && { cloud_init: seedPath }),
     rng: find(devices, "rng") !== undefined,
+    agent: all(devices, "channel").some((one) => find(one, "target")?.attrs["name"] === AGENT_PORT),
     ...(watchdog !== undefined && { watchdog }),
     tpm: find(devices, "tpm") !== undefined,
     ...(vsock !== undefined && { vsock }),
