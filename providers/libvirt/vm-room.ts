@@ -11,6 +11,7 @@ import {
   type Placement,
   placementOf,
   readRequirements,
+  type Selection,
   selectionError,
 } from "../../src/index.ts";
 import { allocateHost, type Guest, HOST_FAILURES, previewHost } from "./environment-select.ts";
@@ -19,6 +20,7 @@ import { roomOf } from "./model/vm-resolve.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import { hostAddress, requireHost } from "./on-host.ts";
 import { needsLibvirt } from "./plain/support.ts";
+import type { VmObserved } from "./vm-model.ts";
 
 interface Who {
   readonly address: Address;
@@ -110,12 +112,61 @@ export interface Choice {
 export async function choose(ctx: KindContext, item: Who): Promise<Choice> {
   const guest = guestOf(ctx, item);
   if (guest === undefined) return { host: requireHost(item) };
-  const { request, selection } = await previewHost(ctx, guest);
+  const selection = await preview(ctx, guest);
   const placement = item.desired.host === undefined ? placementOf(selection) : undefined;
-  if (selection.verdict === "chosen") return { host: selection.ranking[0]?.address, placement };
+  return { ...(selection.verdict === "chosen" && { host: selection.ranking[0]?.address }), placement };
+}
+
+/** What would be decided now; what has to wait and may is fine. Rejects with E_NEVER_FITS, E_BUSY. */
+async function preview(ctx: KindContext, guest: Guest): Promise<Selection> {
+  const { request, selection } = await previewHost(ctx, guest);
   const waits = ctx.noWait !== true && selection.rejected.some(({ unmet }) => unmet.every(passes));
-  if (selection.verdict === "busy" && waits) return { placement };
+  if (selection.verdict === "chosen" || (selection.verdict === "busy" && waits)) return selection;
   throw selectionError(request, selection);
+}
+
+/** What a machine takes of its host, as it was seen. */
+type Seen = Pick<VmObserved, "cpus" | "memory">;
+
+/** A machine that is to take more of its host than it does, or less. Undefined: neither, or its host gives without counting. */
+function resized(
+  ctx: KindContext,
+  item: Who,
+  host: Address,
+  seen: Seen,
+): (Guest & { readonly grows: boolean }) | undefined {
+  const key = lastSegment(host).key;
+  const guest = guestOf(ctx, { ...item, desired: { ...item.desired, ...(key !== undefined && { host: key }) } });
+  const [cpus, memory] = [seen.cpus?.["max"], seen.memory?.["max"]];
+  if (guest === undefined || typeof cpus !== "number" || typeof memory !== "number") return undefined;
+  if (guest.cpus === cpus && guest.memory === memory) return undefined;
+  return { ...guest, grows: guest.cpus > cpus || guest.memory > memory };
+}
+
+/** For plans: a machine that is there and is to grow beyond what its host will ever have is refused, as a new one would be. */
+export async function refuseGrowth(ctx: KindContext, item: Who, host: Address, seen: Seen): Promise<void> {
+  const guest = resized(ctx, item, host, seen);
+  if (guest?.grows === true) await preview(ctx, guest);
+}
+
+/** Changes a machine that is there: room that it lacks is taken first, and what it no longer needs given back afterwards. */
+export async function withinRoom<T>(
+  ctx: OperationContext,
+  item: Who,
+  host: Address,
+  seen: Seen,
+  change: () => Promise<T>,
+): Promise<T> {
+  const guest = resized(ctx, item, host, seen);
+  if (guest?.grows === true) await (await allocateHost(ctx, guest, { sticky: host })).hold(Infinity);
+  const changed = await change();
+  if (guest?.grows === false) {
+    // A host that takes nothing just now (maintenance) cannot be asked for less either: then it keeps what it had.
+    await allocateHost(ctx, guest, { sticky: host, wait: false })
+      .then((room) => room.hold(Infinity))
+      .catch((error: unknown) => ctx.log("warn", `${item.address} keeps the room that it had: ${String(error)}`));
+  }
+  return changed;
 }
 
 /**

@@ -41,7 +41,7 @@ import { poolAt, removeFiles } from "./vm-files.ts";
 import { changesOf, diffOf, observedOf, vmAttributes, type VmObserved } from "./vm-model.ts";
 import { type Cargo, type MadeWith, madeOf, place, requireParts, VM_FILES, wantedVm } from "./vm-place.ts";
 import { refuseUnproven } from "./vm-proven.ts";
-import { bringUp, choose, requireNear } from "./vm-room.ts";
+import { bringUp, choose, refuseGrowth, requireNear, withinRoom } from "./vm-room.ts";
 import { vmSchema } from "./model/vm-schema.ts";
 import { buildDomain } from "./xml/domain.ts";
 import { observeDomain } from "./xml/domain-observe.ts";
@@ -321,7 +321,9 @@ async function powerOff(ctx: OperationContext, host: QemuHost, domain: Domain): 
 
 async function reconcile(ctx: OperationContext, item: ReconcileItem<VmDesired, VmObserved>): Promise<VmObserved> {
   const [there] = item.observed === undefined ? [] : [item.observed.host ?? whereabouts(item)[0]];
-  if (there !== undefined) return await converge(ctx, item, there);
+  if (there !== undefined && item.observed !== undefined) {
+    return await withinRoom(ctx, item, there, item.observed, () => converge(ctx, item, there));
+  }
   return await bringUp(
     ctx,
     item,
@@ -448,6 +450,10 @@ fits.`,
     await requireParts(ctx, item);
     const host = hostAddress(item.desired) ?? whereabouts(item)[0];
     if (host !== undefined && isPlain(ctx, item, host)) refuseOnPlain(ctx, item, host);
+    const seen = item.prior?.observed;
+    if (seen?.host !== undefined && item.unknown.size === 0) {
+      await refuseGrowth(ctx, item, seen.host as Address, seen);
+    }
     return {};
   },
 

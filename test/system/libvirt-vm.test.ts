@@ -20,15 +20,18 @@ const MODULES = [
   "drivers/net/virtio_net.ko",
   "drivers/cdrom/cdrom.ko",
   "fs/isofs/isofs.ko",
+  "drivers/acpi/button.ko",
+  "drivers/input/evdev.ko",
 ];
 
-/** Says that it is up, what its seed holds and which address it was given, and stays so. */
+/** Says that it is up, what its seed holds and which address it was given, and stays so until its power button is pressed. */
 const INIT = `#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 for module in ${MODULES.join(" ")}; do [ ! -e /modules/$module ] || insmod /modules/$module; done
 mkdir /seed && mount -t iso9660 -o ro /dev/$(cd /sys/block; grep -l labctl-cidata */serial | cut -d/ -f1) /seed && cat /seed/user-data
 printf '#!/bin/sh\n[ "$1" != bound ] || echo "labctl-test: given $ip"\n' >/given; chmod 755 /given
 grep -q test.dhcp /proc/cmdline && ip link set eth0 up && udhcpc -i eth0 -n -q -s /given
+busybox acpid -d &
 echo "labctl-test: up $(uname -r)"
 while :; do sleep 60; done
 `;
@@ -61,10 +64,22 @@ function lab(vm: object = {}, more: object = {}, qemu: object = {}): void {
   });
 }
 
+/** Bytes that the machine has of its host, as others who look for room are told. */
+async function leased(): Promise<number | undefined> {
+  const { leases } = JSON.parse((await ws.run(["leases", "--json"])).stdout) as {
+    leases: readonly { resource: string; amounts: { memory: number } }[];
+  };
+  return leases.find((one) => one.resource === "host.kvm")?.amounts.memory;
+}
+
 beforeAll(async () => {
   const [started, kernel] = await Promise.all([startLibvirtd(), debianKernel("x86_64")]);
   const files = MODULES.map((path) => [`modules/${path}`, readFileSync(join(kernel.modules, "kernel", path))] as const);
-  const initrd = await busyboxInitramfs({ init: INIT, files: Object.fromEntries(files) });
+  const off = "#!/bin/sh\necho labctl-test: down >/dev/console\npoweroff -f\n";
+  const initrd = await busyboxInitramfs({
+    init: INIT,
+    files: { ...Object.fromEntries(files), "etc/acpi/PWRF/00000080": off },
+  });
   virt = started;
   release = kernel.release;
   boot = { kernel: kernel.image, initrd, cmdline: "console=ttyS0 panic=0" };
@@ -215,6 +230,7 @@ describe("machines", { timeout: 180_000 }, () => {
     expect(action?.changes.find((one) => one.path === "memory.max")?.effect).toBe("restart");
     await ws.apply();
     expect(await virt.virsh("dominfo", "vms-box")).toMatch(/Max memory: +327680 KiB/);
+    expect(await leased()).toBe(320 * 2 ** 20);
     // The guest itself was given the address that its card has.
     await expect
       .poll(() => virt.run("cat", "/var/log/libvirt/qemu/vms-box-console.log"), { timeout: 60_000, interval: 500 })
@@ -230,6 +246,20 @@ describe("machines", { timeout: 180_000 }, () => {
     await virt.start();
     await ws.apply();
     expect(await virt.virsh("domstate", "vms-box")).toBe("shut off");
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test("give back what they no longer need, and grow no further than their host", async () => {
+    lab({ memory: "200MiB", running: false });
+    await ws.apply();
+    expect(await leased()).toBe(200 * 2 ** 20);
+    lab({ memory: "4000GiB", running: false });
+    const plan = await ws.run(["plan"]);
+    expect(plan.code, plan.output).toBe(8);
+    expect(plan.output).toMatch(/E_NEVER_FITS[^]*3\.9 TiB of memory/);
+    lab({ memory: "320MiB", running: false });
+    await ws.apply();
+    expect(await leased()).toBe(320 * 2 ** 20);
     expect(await ws.pending()).toEqual({});
   });
 
