@@ -427,7 +427,7 @@ A disk that leaves the spec is unplugged; its layer stays, and comes back with t
 and removes what it alone has: all its layers, its seed, its kernels, its fixed addresses.
 
 Containers (LXC), secure boot and vsock are experimental: no guest that really ran has shown them, and they need \`--experimental\`.
-So are shares, huge pages and the watchdog where there is no libvirt.
+So are UEFI and TPM on other processors than x86_64, and shares, huge pages and the watchdog where there is no libvirt.
 
 It names its \`host\`, or what the host must have: then labctl selects one when the machine is made, and where that fails the next that
 fits.`,

@@ -131,6 +131,7 @@ describe("parts that only a guest can show", { timeout: 180_000 }, () => {
 
   test("two guests boot, and are made once", async () => {
     writeFileSync(NR_HUGEPAGES, String(PAGES));
+    lab();
     expect(hugePagesFree(), "this kernel reserves huge pages").toBe(PAGES);
     await ws.apply();
     expect(await ws.pending()).toEqual({});

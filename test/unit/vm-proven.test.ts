@@ -36,6 +36,11 @@ describe("parts of machines that no guest has shown", () => {
     expect(() => refuseUnproven(item, false, true)).toThrow(expect.objectContaining({ code: "E_EXPERIMENTAL" }));
   });
 
+  test("UEFI and a TPM were shown on x86_64 alone", () => {
+    expect(unprovenParts(vm({ arch: "aarch64", firmware: "uefi", tpm: true }))).toEqual(["UEFI firmware", "a TPM"]);
+    expect(unprovenParts(vm({ arch: "x86_64", firmware: "uefi", tpm: true }))).toEqual([]);
+  });
+
   test("secure boot was not shown", () => {
     expect(unprovenParts(vm({ firmware: { type: "uefi", secure_boot: true } }))).toEqual(["secure boot"]);
     expect(unprovenParts(vm({ firmware: { type: "uefi" } }))).toEqual([]);
