@@ -73,6 +73,11 @@ const PEERS = {
   xmllint: "libxml2-utils",
   isoinfo: "genisoimage",
   "/usr/lib/libvirt/libvirt_lxc": "libvirt-daemon-driver-lxc",
+  // What machines get besides QEMU: shares, a TPM, UEFI.
+  "/usr/lib/qemu/virtiofsd": "qemu-system-common",
+  swtpm: "swtpm",
+  swtpm_setup: "swtpm-tools",
+  "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
   libvirtd: "libvirt-daemon-system",
   dnsmasq: "dnsmasq-base",
   // What guests of tests run.

@@ -7,13 +7,16 @@ import type { VmDesired } from "./model/vm-schema.ts";
  */
 export function unprovenParts(desired: VmDesired, plain = false): string[] {
   const firmware = typeof desired.firmware === "object" ? desired.firmware.type : desired.firmware;
+  // Their guests were x86_64's; others have another firmware and another card.
+  const foreign = plain || (desired.arch !== undefined && desired.arch !== "x86_64");
   return [
     ...(desired.type === "container" ? ["a container (LXC)"] : []),
-    ...(firmware === "uefi" ? ["UEFI firmware"] : []),
-    ...((desired.shares ?? []).length > 0 && desired.type !== "container" ? ["a share (virtiofs, 9p)"] : []),
-    ...(desired.hugepages === undefined || desired.hugepages === false ? [] : ["huge pages"]),
-    ...(desired.tpm === true ? ["a TPM"] : []),
-    ...(desired.watchdog === undefined || desired.watchdog === "none" ? [] : ["a watchdog card"]),
+    ...(typeof desired.firmware === "object" && desired.firmware.secure_boot === true ? ["secure boot"] : []),
+    ...(foreign && firmware === "uefi" ? ["UEFI firmware"] : []),
+    ...(plain && (desired.shares ?? []).length > 0 ? ["a share (virtiofs, 9p)"] : []),
+    ...(plain && desired.hugepages !== undefined && desired.hugepages !== false ? ["huge pages"] : []),
+    ...(foreign && desired.tpm === true ? ["a TPM"] : []),
+    ...(plain && desired.watchdog !== undefined && desired.watchdog !== "none" ? ["a watchdog card"] : []),
     ...(desired.vsock === undefined || desired.vsock === false ? [] : ["vsock"]),
     ...(plain && (desired.networks ?? []).some((one) => typeof one !== "string" && one.bridge !== undefined)
       ? ["a bridge without libvirt (QEMU's own helper, which /etc/qemu/bridge.conf has to allow)"]

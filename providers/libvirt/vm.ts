@@ -428,8 +428,8 @@ growing disks change live, everything else restarts them. One that was made stay
 A disk that leaves the spec is unplugged; its layer stays, and comes back with the disk. Deleting lets the machine shut down, for a while,
 and removes what it alone has: all its layers, its seed, its kernels, its fixed addresses.
 
-Containers (LXC), UEFI, shares, huge pages, TPM, watchdog and vsock are experimental: no guest that really ran has shown them, and they
-need \`--experimental\`.
+Containers (LXC), secure boot and vsock are experimental: no guest that really ran has shown them, and they need \`--experimental\`.
+So are UEFI and TPM on other processors than x86_64, and shares, huge pages and the watchdog where there is no libvirt.
 
 It names its \`host\`, or what the host must have: then labctl selects one when the machine is made, and where that fails the next that
 fits.`,

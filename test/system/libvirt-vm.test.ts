@@ -272,7 +272,7 @@ describe("machines", { timeout: 180_000 }, () => {
       3,
       "E_SPEC_VALUE",
     ],
-    ["a part that nobody has tried", { tpm: true }, 3, "E_EXPERIMENTAL"],
+    ["a part that nobody has tried", { vsock: 42 }, 3, "E_EXPERIMENTAL"],
   ])("a plan refuses %s", async (_what, more, code, name) => {
     const networks = [{ network: "test", address: "192.168.150.66" }];
     lab({ running: false, memory: "320MiB", networks }, { other: { host: "kvm", memory: "64MiB", boot, ...more } });

@@ -15,18 +15,35 @@ describe("parts of machines that no guest has shown", () => {
 
   test.each([
     [{ type: "container", container: { root: "/srv/a" } }, "a container (LXC)"],
-    [{ firmware: "uefi" }, "UEFI firmware"],
-    [{ firmware: { type: "uefi", secure_boot: true } }, "UEFI firmware"],
-    [{ shares: [{ source: "/srv", target: "/mnt" }] }, "a share (virtiofs, 9p)"],
-    [{ hugepages: "2MiB" }, "huge pages"],
-    [{ tpm: true }, "a TPM"],
-    [{ watchdog: "reset" }, "a watchdog card"],
     [{ vsock: 42 }, "vsock"],
   ])("%j is refused by name, unless it was allowed", (more, name) => {
     const item = { address: "vm.a", desired: vm(more) };
     expect(unprovenParts(item.desired)).toEqual([name]);
     expect(() => refuseUnproven(item, false)).toThrow(expect.objectContaining({ code: "E_EXPERIMENTAL" }));
     expect(() => refuseUnproven(item, true)).not.toThrow();
+  });
+
+  test.each([
+    [{ firmware: "uefi" }, "UEFI firmware"],
+    [{ shares: [{ source: "/srv", target: "/mnt" }] }, "a share (virtiofs, 9p)"],
+    [{ hugepages: "2MiB" }, "huge pages"],
+    [{ tpm: true }, "a TPM"],
+    [{ watchdog: "reset" }, "a watchdog card"],
+  ])("%j was shown with libvirt, and not without", (more, name) => {
+    const item = { address: "vm.a", desired: vm(more) };
+    expect(unprovenParts(item.desired)).toEqual([]);
+    expect(unprovenParts(item.desired, true)).toEqual([name]);
+    expect(() => refuseUnproven(item, false, true)).toThrow(expect.objectContaining({ code: "E_EXPERIMENTAL" }));
+  });
+
+  test("UEFI and a TPM were shown on x86_64 alone", () => {
+    expect(unprovenParts(vm({ arch: "aarch64", firmware: "uefi", tpm: true }))).toEqual(["UEFI firmware", "a TPM"]);
+    expect(unprovenParts(vm({ arch: "x86_64", firmware: "uefi", tpm: true }))).toEqual([]);
+  });
+
+  test("secure boot was not shown", () => {
+    expect(unprovenParts(vm({ firmware: { type: "uefi", secure_boot: true } }))).toEqual(["secure boot"]);
+    expect(unprovenParts(vm({ firmware: { type: "uefi" } }))).toEqual([]);
   });
 });
 

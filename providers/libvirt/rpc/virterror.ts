@@ -155,6 +155,13 @@ const HINTS: Readonly<Record<number, string>> = {
   [VirErr.NO_SUPPORT]: "libvirt there does not know how: it needs a newer version, or another driver",
   [VirErr.RESOURCE_BUSY]: "something else works on it at the moment; run again",
 };
+/** Hints for what libvirt has no number for: QEMU's own words. */
+const SAID: readonly (readonly [RegExp, string])[] = [
+  [
+    /unable to map backing store for guest RAM/,
+    "the host has fewer huge pages free than its memory needs: set more aside there (`sysctl vm.nr_hugepages=N`; /proc/meminfo counts them), give it less memory, or leave `hugepages` out",
+  ],
+];
 const RETRYABLE: ReadonlySet<number> = new Set([VirErr.RESOURCE_BUSY, VirErr.OPERATION_TIMEOUT]);
 
 /** The error of a reply or a stream as libvirt sent it. `where`: `libvirt on host.a`. */
@@ -166,7 +173,7 @@ export function remoteError(payload: Buffer, where: string, address: Address): L
   const code = unknown ? VirErr.NO_SUPPORT : (sent?.code ?? VirErr.OPERATION_ABORTED);
   const message = sent?.message ?? "the operation was aborted";
   const name = NAMES.get(code);
-  const hint = HINTS[code];
+  const hint = HINTS[code] ?? SAID.find(([words]) => words.test(message))?.[1];
   return new LabError(
     "E_LIBVIRT",
     `${where}: ${message} (${name === undefined ? `libvirt's error ${code}` : `VIR_ERR_${name}, ${code}`})`,
