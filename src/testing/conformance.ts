@@ -22,7 +22,7 @@ export interface ConformanceCase {
   snapshot(): Promise<Plain> | Plain;
   /** Changes one observable property behind labctl's back: the plan must then name exactly the properties given by its key. */
   readonly tamper: Readonly<Record<string, () => Promise<void> | void>>;
-  /** What a plan names where the resource was taken away altogether; absent: it reads as absent. */
+  /** Takes the resource away behind labctl's back: it must then read as absent, and the next reconcile makes it again. */
   readonly remove?: () => Promise<void> | void;
   /** Where deleting leaves the world as it is by design, e.g. for commands. */
   readonly deleteKeeps?: boolean;
@@ -68,6 +68,9 @@ export function conformance(kind: Kind, world: World, testCase: ConformanceCase)
     ...Object.keys(testCase.tamper).map((property) =>
       check(`truth of read: ${property}`, (driver) => truthOfRead(driver, testCase, property)),
     ),
+    ...(testCase.remove === undefined
+      ? []
+      : [check("truth of read: taken away altogether", (driver) => removedReadsAbsent(driver, testCase))]),
   ];
 }
 
@@ -175,8 +178,18 @@ async function truthOfRead(driver: KindDriver, testCase: ConformanceCase, proper
     property.split(",").sort(),
     "the plan must name exactly what was changed",
   );
-  await driver.apply(testCase.desired);
+  // What cannot be put right is made anew, as a plan would say.
+  if (changes.some((change) => change.effect === "replace")) await driver.replace(testCase.desired);
+  else await driver.apply(testCase.desired);
   await settled(driver, testCase.desired, "after repairing it");
+}
+
+async function removedReadsAbsent(driver: KindDriver, testCase: ConformanceCase): Promise<void> {
+  await driver.apply(testCase.desired);
+  await testCase.remove?.();
+  assert.equal(await driver.plan(testCase.desired), undefined, "it must read as absent");
+  await driver.apply(testCase.desired);
+  await settled(driver, testCase.desired, "after making it again");
 }
 
 async function unreachable(kind: Kind, world: World, testCase: ConformanceCase): Promise<void> {

@@ -152,6 +152,13 @@ export class KindDriver {
     const observed = presentOf(await this.read(desired, signal));
     await this.kind.delete(this.context(signal), { ...item, observed });
   }
+
+  /** Takes it away and makes it anew, with nothing remembered of what it was. */
+  async replace(desired: Properties): Promise<Properties> {
+    await this.destroy(desired);
+    this.prior = undefined;
+    return await this.apply(desired);
+  }
 }
 
 function presentOf(reading: Reading<Properties>): Properties | undefined {
