@@ -137,20 +137,26 @@ function foldersTo(path: string): string[] {
 /** As the archive is, without gzip. */
 async function* unpacked(ctx: KindContext, file: BootFile): AsyncGenerator<Uint8Array> {
   const source = contentOf(ctx, file)[Symbol.asyncIterator]();
-  const first = await source.next();
-  if (first.done === true) throw new RangeError("it is empty");
-  async function* whole(): AsyncGenerator<Uint8Array> {
-    yield first.value as Uint8Array;
-    yield* { [Symbol.asyncIterator]: () => source };
+  try {
+    const first = await source.next();
+    if (first.done === true) throw new RangeError("it is empty");
+    const packed = compression(first.value);
+    if (packed !== undefined && packed.name !== "gzip")
+      throw new RangeError(`it is compressed (${packed.name}): unpack it, or use gzip`);
+    const whole = withFirst(first.value, source);
+    yield* packed === undefined ? whole : gunzipped(whole);
+  } finally {
+    await source.return?.();
   }
-  const packed = compression(first.value);
-  if (packed !== undefined && packed.name !== "gzip")
-    throw new RangeError(`it is compressed (${packed.name}): unpack it, or use gzip`);
-  if (packed === undefined) {
-    yield* whole();
-    return;
-  }
-  const input = Readable.from(whole(), { objectMode: false });
+}
+
+async function* withFirst(first: Uint8Array, rest: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
+  yield first;
+  yield* { [Symbol.asyncIterator]: () => rest };
+}
+
+async function* gunzipped(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const input = Readable.from(source, { objectMode: false });
   const output = createGunzip();
   input.on("error", (error) => output.destroy(error));
   try {

@@ -35,6 +35,17 @@ export async function* readTar(
   wants: (entry: TarEntry) => boolean,
 ): AsyncGenerator<TarEntry & { readonly data: Buffer }> {
   const bytes = new Bytes(source);
+  try {
+    yield* entriesOf(bytes, wants);
+  } finally {
+    await bytes.close();
+  }
+}
+
+async function* entriesOf(
+  bytes: Bytes,
+  wants: (entry: TarEntry) => boolean,
+): AsyncGenerator<TarEntry & { readonly data: Buffer }> {
   let said: Readonly<Record<string, string>> = {};
   for (;;) {
     const header = await bytes.take(BLOCK);
@@ -75,6 +86,11 @@ class Bytes {
 
   constructor(source: AsyncIterable<Uint8Array>) {
     this.#source = source[Symbol.asyncIterator]();
+  }
+
+  /** Whoever does not want to see the end lets go of the source. */
+  async close(): Promise<void> {
+    await this.#source.return?.();
   }
 
   async #more(): Promise<boolean> {

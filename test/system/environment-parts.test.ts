@@ -8,6 +8,7 @@ import { copyFileSync, cpSync, mkdirSync, readFileSync, statSync, truncateSync, 
 import { basename, join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { cpioArchive, padArchive } from "../../src/archives/index.ts";
 import { busyboxInitramfs, busyboxStatic, debianKernel } from "../support/kernels.ts";
 import { startLibvirtd, type TestLibvirtd } from "../support/libvirtd.ts";
 import { createWorkspace, hostOf, type Workspace } from "../support/workspace.ts";
@@ -35,6 +36,7 @@ const INITRD = `#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 for one in virtio_pci virtio_blk virtio_net; do modprobe $one; done
 echo "lab-modules: $(ls /lib/modules) has $(sed -n 's/^\\(virtio_blk\\) .*/\\1/p' /proc/modules)"
+echo "lab-lib: $(busybox readlink /lib || echo a folder)"
 n=0; while [ ! -b /dev/vda ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done
 mkdir /new
 mount -t ext4 "$(sed -n 's/.*root=\\([^ ]*\\).*/\\1/p' /proc/cmdline)" /new || exit 3
@@ -120,6 +122,12 @@ function spec(boot: object = {}, vm: object = {}, more: object = {}): void {
   });
 }
 
+/** The first root file system, up: each test begins there. */
+async function up(): Promise<void> {
+  spec();
+  await ws.apply();
+}
+
 const console = (): Promise<string> => virt.run("cat", CONSOLE);
 const placed = async (): Promise<string[]> =>
   (await virt.run("find", PLACED, "-type", "f", "-printf", "%f\\n")).split("\n").toSorted();
@@ -157,10 +165,10 @@ describe("a machine with all its parts", () => {
   test("root file system, modules, network card and disk: as the guest sees them, on the host with the network", {
     timeout: 200_000,
   }, async () => {
-    spec();
-    await ws.apply();
+    await up();
     const said = await console();
     expect(said).toContain(`lab-modules: ${kernel.release} has virtio_blk`);
+    expect(said).toContain("lab-lib: a folder");
     expect(said).toContain("root=/dev/vda rw");
     expect(said).toContain("lab-root: the first");
     expect(said).toContain("lab-root: can be written to");
@@ -172,7 +180,8 @@ describe("a machine with all its parts", () => {
     expect(await ws.pending()).toEqual({});
   });
 
-  test("the image is there once on its host, and stays as it was", async () => {
+  test("the image is there once on its host, and stays as it was", { timeout: 60_000 }, async () => {
+    await up();
     const sha256 = digest("one.ext4");
     const path = await virt.run("find", PLACED, "-name", `rootfs-${sha256}.raw`);
     expect(await virt.run("sha256sum", path)).toContain(sha256);
@@ -191,6 +200,7 @@ describe("what cannot be booted", () => {
   };
 
   test("is refused by name before anything is touched", { timeout: 120_000 }, async () => {
+    await up();
     copyFileSync(ws.path("one.ext4"), ws.path("cut.ext4"));
     truncateSync(ws.path("cut.ext4"), 5 * MIB);
     expect(await refused({ rootfs: "./cut.ext4" })).toMatch(
@@ -218,6 +228,7 @@ describe("what cannot be booted", () => {
   test("an image whose end is missing is found out on the host, and what runs goes on", {
     timeout: 60_000,
   }, async () => {
+    await up();
     qcow2Of("one.ext4", "tail.qcow2");
     truncateSync(ws.path("tail.qcow2"), statSync(ws.path("tail.qcow2")).size - 2 * MIB);
     const before = await virt.virsh("domid", "lab-ci-smoke");
@@ -233,6 +244,7 @@ describe("what cannot be booted", () => {
 
 describe("another root file system", () => {
   test("that panics is gone back from, to the one before", { timeout: 200_000 }, async () => {
+    await up();
     rootOf("bad.ext4", "the bad", "#!/bin/busybox sh\nexit 3\n");
     spec({ rootfs: "./bad.ext4" }, {}, { on_failure: "rollback" });
     const run = await ws.apply([], 7);
@@ -254,12 +266,12 @@ describe("another root file system", () => {
         "vdb.qcow2",
       ].toSorted(),
     );
-    spec();
-    await ws.apply();
+    await up();
     expect(await ws.pending()).toEqual({});
   });
 
   test("what is changed behind labctl's back is named", { timeout: 60_000 }, async () => {
+    await up();
     await virt.virsh("destroy", "lab-ci-smoke");
     expect(await ws.pending()).toEqual({ "environment.smoke": "update running, ready" });
     await virt.virsh("detach-interface", "lab-ci-smoke", "network", "--config");
@@ -272,7 +284,13 @@ describe("another root file system", () => {
 
   test("killed while it boots, it is brought to its end by the next apply", { timeout: 200_000 }, async () => {
     rootOf("two.ext4", "the second");
-    spec({ rootfs: qcow2Of("two.ext4", "two.qcow2"), modules: "./modules.tar.gz" });
+    // As initial RAM disks of distributions are: /lib is a link.
+    const linked = cpioArchive([
+      { type: "directory", path: "usr/lib", mode: 0o755 },
+      { type: "symlink", path: "lib", mode: 0o777, target: "usr/lib" },
+    ]);
+    writeFileSync(ws.path("linked.cpio"), Buffer.concat([padArchive(readFileSync(initrd)), linked]));
+    spec({ initrd: "./linked.cpio", rootfs: qcow2Of("two.ext4", "two.qcow2"), modules: "./modules.tar.gz" });
     writeFileSync(ws.path("modules.tar.gz"), gzipSync(readFileSync(ws.path("modules.tar"))));
     const child = ws.spawn(["apply", "--auto-approve", "--json"], { timeout: 110_000 });
     await child.event((event) => event.type === "stage.started" && event.stage === "boot");
@@ -280,6 +298,7 @@ describe("another root file system", () => {
     await child.done;
     await ws.apply();
     const said = await console();
+    expect(said).toContain("lab-lib: usr/lib");
     expect(said).toContain("lab-root: the second");
     expect(said).toContain(`lab-modules: ${kernel.release} has virtio_blk`);
     expect(await placed()).toContain(`rootfs-${digest("two.qcow2")}.qcow2`);
