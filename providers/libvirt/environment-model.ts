@@ -84,7 +84,7 @@ export const environmentSchema = {
           type: "string",
           minLength: 1,
           description:
-            "The kernel's modules, as a tar archive (also gzipped): an artifact of a build, or a file here. They come into the initial RAM disk, as /lib/modules and the kernel's release.",
+            "The kernel's modules, as a tar archive (also gzipped): an artifact of a build, or a file here. They come into the initial RAM disk (`initrd`), as /lib/modules and the kernel's release; a root file system that it goes on to has its own.",
           examples: ["${build.kasan.kernel_modules}", "./modules.tar.gz"],
           "x-labctl": { path: true },
         },

@@ -64,7 +64,7 @@ function networksOf(ctx: KindContext, host: QemuHost, model: VmModel): string[] 
   });
 }
 
-/** What lies under its disks, and how large they are. A machine that is on names what lies under them itself. */
+/** What lies under its disks, as its definition says and QEMU is told, and how large they are. */
 async function disksOf(
   machine: Machine,
   model: VmModel,
@@ -74,8 +74,7 @@ async function disksOf(
   const script = imagesScript(model.disks.flatMap((disk) => disk.source ?? []));
   const files = readImages((await machine.exec(script, { signal })).stdout.toString("utf8"));
   const disks = model.disks.map(({ source, backing }) => {
-    const file = files.get(source ?? "");
-    return { size: file?.size ?? 0, rootfs: digestIn("rootfs", backing ?? file?.backing) };
+    return { size: files.get(source ?? "")?.size ?? 0, rootfs: digestIn("rootfs", backing) };
   });
   const [first, ...others] = disks;
   if (first?.rootfs === undefined) return { disks: disks.map(({ size }) => size) };

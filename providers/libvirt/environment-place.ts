@@ -106,7 +106,9 @@ export function modelOf(ctx: OperationContext, host: QemuHost, deployment: Deplo
     },
   );
   requireSupport(model, host.facts, address);
-  return model;
+  if (rootfs === undefined) return model;
+  const shared = model.disks.map((disk) => (disk.backing === undefined ? disk : { ...disk, shared: rootfs.format }));
+  return { ...model, disks: shared };
 }
 
 /** Sends what is booted to the host: once, however often it is booted there. */

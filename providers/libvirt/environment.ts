@@ -130,8 +130,8 @@ export const environment = defineKind({
   kind: "environment",
   title: "An environment",
   description: `A machine with the software that is to be tried: leased from the lab, booted, and shown to be up. labctl selects a QEMU host,
-places the kernel there, with its initial RAM disk, root file system and modules, boots them, and follows the console from its first byte: a panic, a hang
-or silence is seen at once, and the kernel that came up must be the one that was placed.
+places the kernel there, with its initial RAM disk, root file system and modules, boots them, and follows the console from its first
+byte: a panic, a hang or silence is seen at once, and the kernel that came up must be the one that was placed.
 
 Where a host fails, the next one that fits is tried.`,
   section: { name: "environments", document: "pipeline", shape: "map", key: "name" },

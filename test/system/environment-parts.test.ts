@@ -186,6 +186,8 @@ describe("a machine with all its parts", () => {
     const path = await virt.run("find", PLACED, "-name", `rootfs-${sha256}.raw`);
     expect(await virt.run("sha256sum", path)).toContain(sha256);
     expect(await virt.run("find", "/var/lib/labctl/artifacts", "-samefile", path)).toContain(`/${sha256}`);
+    // Whoever breaks out of a machine cannot change what the next one begins with.
+    expect(await virt.run("stat", "-c", "%U %a", path)).toBe("root 444");
     const layer = await virt.run("qemu-img", "info", "-U", path.replace(/rootfs-[^/]*$/, "vda.qcow2"));
     expect(layer).toContain(`backing file: ${path}`);
   });
@@ -217,6 +219,7 @@ describe("what cannot be booted", () => {
     );
     expect(await refused({ modules: "./one.ext4" })).toMatch(/one\.ext4 (holds no modules|is no archive of modules)/);
     expect(await refused({ initrd: undefined })).toMatch(/initrd/);
+    expect(await refused({}, { networks: ["tset"] })).toMatch(/tset[\s\S]*test/);
     expect(await refused({}, { networks: ["test", "other"] })).toContain(
       "network.test is on metal, and network.other on away",
     );
@@ -277,8 +280,12 @@ describe("another root file system", () => {
     await virt.virsh("detach-interface", "lab-ci-smoke", "network", "--config");
     await virt.virsh("detach-disk", "lab-ci-smoke", "vdb", "--config");
     expect(await ws.pending()).toEqual({ "environment.smoke": "update networks, disks, running, ready" });
-    const layer = (await virt.run("find", PLACED, "-name", "vda.qcow2")) || "none";
-    await virt.run("qemu-img", "rebase", "-u", "-F", "raw", "-b", "/etc/hostname", layer);
+    const xml = await virt.virsh("dumpxml", "--inactive", "lab-ci-smoke");
+    writeFileSync(
+      virt.host.root("/root/other.xml"),
+      xml.replace(/\/[^']*\/rootfs-[0-9a-f]{64}\.raw/, "/var/lib/other.raw"),
+    );
+    await virt.virsh("define", "/root/other.xml");
     expect(Object.values(await ws.pending())[0]).toContain("rootfs_digest");
   });
 
