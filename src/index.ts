@@ -1,4 +1,13 @@
 /** The public API: what a third party needs to write a provider, and to embed labctl. See docs/providers.md. */
+export {
+  type CpioEntry,
+  cpioArchive,
+  CpioWriter,
+  padArchive,
+  readCpio,
+  readTar,
+  type TarEntry,
+} from "./archives/index.ts";
 export type {
   Artifact,
   ArtifactStore,

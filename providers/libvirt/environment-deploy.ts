@@ -1,25 +1,12 @@
 import { dirname } from "node:path/posix";
 import { type Address, LabError, type OperationContext, parseDuration, sh } from "../../src/index.ts";
-import { type BootImages, store } from "./environment-images.ts";
-import { cmdlineOf, type EnvironmentDesired } from "./environment-model.ts";
+import { type Deployment, ENVIRONMENTS, makeLayers, modelOf, prune, transfer } from "./environment-place.ts";
 import { type Verified, verifyBoot } from "./environment-verify.ts";
 import { qemuHost, type QemuHost } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
-import { resolveVm } from "./model/vm-resolve.ts";
-import { requireSupport } from "./model/vm-support.ts";
 import type { VmModel } from "./model/vm.ts";
 import { type Domain, DomainUndefine, isLibvirtError, VirErr } from "./rpc/index.ts";
 import { buildDomain } from "./xml/domain.ts";
-
-/** Where an environment's kernels and initial RAM disks lie on its host, where QEMU may read them; their names hold their digests. */
-export const ENVIRONMENTS = "/var/lib/libvirt/labctl/environments";
-
-export interface Deployment {
-  readonly address: Address;
-  readonly instance_id: string;
-  readonly desired: EnvironmentDesired;
-  readonly images: BootImages;
-}
 
 /** How far a deployment is, or how it ended: kept with its row as it goes. (`completed` is what a machine that is up shows itself.) */
 export type DeploymentStatus =
@@ -39,97 +26,6 @@ export async function mark(
 ): Promise<void> {
   await ctx.checkpoint(status, { ...data });
   ctx.progress(undefined, status.replace("_", " "));
-}
-
-/** What an environment's machine has that its spec says nothing of. */
-const PLAIN_VM = {
-  type: "vm",
-  acceleration: "auto",
-  hugepages: false,
-  firmware: "bios",
-  rng: true,
-  agent: false,
-  tpm: false,
-  vsock: false,
-  autostart: false,
-  running: true,
-} as const;
-
-/** Its name in libvirt, without the lab's. */
-export function domainName(ctx: OperationContext, name: string): string {
-  const scope = ctx.lab.scope.split("/").slice(1).join("-");
-  return scope === "" ? name : `${scope}-${name}`;
-}
-
-/** The kernel and initial RAM disk on the host, and the machine that boots them, as they are to be. */
-export function modelOf(
-  ctx: OperationContext,
-  host: QemuHost,
-  deployment: Deployment,
-  placed: ReadonlyMap<string, string>,
-): VmModel {
-  const { desired, images, address, instance_id } = deployment;
-  const { vm } = desired;
-  const model = resolveVm(
-    {
-      ...PLAIN_VM,
-      name: domainName(ctx, desired.name),
-      arch: vm.arch ?? "x86_64",
-      ...(vm.machine !== undefined && { machine: vm.machine }),
-      cpus: vm.cpus ?? 1,
-      memory: vm.memory ?? "1GiB",
-      boot: {
-        kernel: images.kernel.sha256,
-        ...(images.initrd && { initrd: images.initrd.sha256 }),
-        cmdline: cmdlineOf(desired),
-      },
-    },
-    {
-      lab: ctx.lab.name,
-      address,
-      instance_id,
-      lineage: ctx.lab.scope,
-      facts: host.facts,
-      disks: [],
-      placed: (sha256) => placed.get(sha256) ?? sha256,
-      network: () => undefined,
-    },
-  );
-  requireSupport(model, host.facts, address);
-  return model;
-}
-
-/** Sends what is booted to the host: once, however often it is booted there. */
-export async function transfer(
-  ctx: OperationContext,
-  host: QemuHost,
-  deployment: Deployment,
-): Promise<ReadonlyMap<string, string>> {
-  const placed = new Map<string, string>();
-  const { kernel, initrd } = deployment.images;
-  for (const [what, file] of [
-    ["kernel", kernel],
-    ["initrd", initrd],
-  ] as const) {
-    if (file === undefined) continue;
-    const sha256 = await store(ctx, file);
-    const path = `${ENVIRONMENTS}/${deployment.instance_id}/${what}-${sha256}`;
-    await host.machine.exec(sh`umask 022; mkdir -p -- ${`${ENVIRONMENTS}/${deployment.instance_id}`}`, {
-      signal: ctx.signal,
-    });
-    await ctx.artifacts.send(
-      host.machine,
-      sha256,
-      { path, mode: "0644", how: "copy" },
-      {
-        signal: ctx.signal,
-        onProgress: ({ done, total }) => ctx.progress(total === 0 ? undefined : done / total, `sending the ${what}`),
-        onRetry: (why, attempt) => ctx.log("warn", `sending the ${what} to ${host.address}: ${why} (retry ${attempt})`),
-      },
-    );
-    placed.set(sha256, path);
-  }
-  return placed;
 }
 
 export async function findDomain(
@@ -160,6 +56,7 @@ async function start(ctx: OperationContext, host: QemuHost, deployment: Deployme
   const log = model.console.log;
   // libvirt's log daemon makes files, and no folder for them.
   if (log !== undefined) await host.machine.exec(sh`mkdir -p -- ${dirname(log)} && rm -f -- ${log}`, options);
+  await makeLayers(ctx, host, deployment.address, model);
   const domain = await domains.define(buildDomain(model), options);
   return domains.create(domain, options);
 }
@@ -212,7 +109,9 @@ async function carryOut(ctx: OperationContext, address: Address, deployment: Dep
       await mark(ctx, "booting", { host: address, attempt });
       const domain = await ctx.stage("boot", () => start(ctx, host, deployment, model));
       await mark(ctx, "verifying", { host: address, attempt });
-      return await ctx.stage("verify", () => verify(ctx, host, deployment, model, domain));
+      const verified = await ctx.stage("verify", () => verify(ctx, host, deployment, model, domain));
+      await prune(ctx, host, deployment, model);
+      return verified;
     } catch (error) {
       const again =
         error instanceof LabError &&

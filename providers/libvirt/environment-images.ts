@@ -1,21 +1,17 @@
-import { open } from "node:fs/promises";
-import { type Address, type BuildRecord, type KindContext, LabError } from "../../src/index.ts";
-import type { EnvironmentDesired } from "./environment-model.ts";
+import { type Address, type BuildRecord, formatSize, type KindContext, LabError } from "../../src/index.ts";
+import { type BootFile, digestOf, headOf, resolveFile } from "./boot-file.ts";
+import { type EnvironmentDesired, namesRoot } from "./environment-model.ts";
+import { type ModulesFile, requireModules } from "./environment-modules.ts";
+import { localImage } from "./local-image.ts";
 import type { Arch } from "./model/arch.ts";
+import { fileSystemSize, readImage, requireImage } from "./model/image.ts";
 import { KERNEL_HEAD, type KernelInfo, readKernel, requireKernel } from "./model/kernel-image.ts";
-
-/** Something to boot from: in the store, or a file here. */
-export interface BootFile {
-  readonly sha256: string;
-  /** Absolute; absent: it is in the store. */
-  readonly file?: string;
-  /** The build that made it. */
-  readonly build?: BuildRecord;
-}
 
 export interface BootImages {
   readonly kernel: BootFile & { readonly info: KernelInfo };
   readonly initrd?: BootFile;
+  readonly rootfs?: BootFile & { readonly format: "raw" | "qcow2" };
+  readonly modules?: ModulesFile;
   /** What `uname -r` must say; undefined: nobody can know. */
   readonly release?: string;
   /** What /proc/version must say after `labctl@`; undefined: the kernel is not one of labctl's kernel builds. */
@@ -25,21 +21,22 @@ export interface BootImages {
 /** Digits of a build's digest that its kernel carries in KBUILD_BUILD_HOST. */
 const BUILD_ID_LENGTH = 16;
 
-const DIGEST = /^sha256:([0-9a-f]{64})$/;
-
 /**
  * Finds what is booted, and refuses what cannot be booted on such a machine, before anything is touched. Throws E_ARTIFACT_NOT_FOUND,
- * E_SOURCE_FILE, E_IMAGE_FORMAT, E_IMAGE_ARCH.
+ * E_SOURCE_FILE, E_IMAGE_FORMAT, E_IMAGE_ARCH, E_SPEC_VALUE.
  */
 export async function bootImages(ctx: KindContext, address: Address, desired: EnvironmentDesired): Promise<BootImages> {
   const kernel = await kernelOf(ctx, address, desired);
   const { boot } = desired;
   const initrd = boot.initrd === undefined ? undefined : await resolveFile(ctx, boot.initrd);
-  const built = kernel.build?.inputs["release"];
-  const release = boot.release ?? (typeof built === "string" ? built : kernel.info.release);
+  const rootfs = await rootfsOf(ctx, address, desired);
+  const release = releaseOf(kernel, desired);
+  const modules = await modulesOf(ctx, address, desired, release);
   return {
     kernel,
     ...(initrd !== undefined && { initrd }),
+    ...(rootfs !== undefined && { rootfs }),
+    ...(modules !== undefined && { modules }),
     ...(release !== undefined && { release }),
     ...buildIdOf(kernel.build),
   };
@@ -50,29 +47,44 @@ export function buildIdOf(build: BuildRecord | undefined): { readonly buildId?: 
   return typeof build?.inputs["release"] === "string" ? { buildId: build.id.slice(0, BUILD_ID_LENGTH) } : {};
 }
 
+function releaseOf(kernel: BootImages["kernel"], { boot }: EnvironmentDesired): string | undefined {
+  const built = kernel.build?.inputs["release"];
+  return boot.release ?? (typeof built === "string" ? built : kernel.info.release);
+}
+
+interface Digests {
+  kernel_digest?: string;
+  initrd_digest?: string;
+  rootfs_digest?: string;
+  modules_digest?: string;
+}
+
 /**
  * Digests of what the spec names by a path or by a query. What it names by digest (`sha256:...`, an artifact of a build) is not repeated,
- * and what a build is yet to make (`unknown`) is not looked at.
+ * and what a build is yet to make (`unknown`) is not looked at. Throws as bootImages does.
  */
 export async function derivedDigests(
   ctx: KindContext,
   address: Address,
   desired: EnvironmentDesired,
   unknown: ReadonlySet<string>,
-): Promise<{ kernel_digest?: string; initrd_digest?: string }> {
-  const { kernel, initrd } = desired.boot;
-  const looked = unknown.has("boot.kernel") ? undefined : await kernelOf(ctx, address, desired);
-  const initrdFile =
-    initrd === undefined || digestOf(initrd) !== undefined ? undefined : await resolveFile(ctx, initrd);
+): Promise<Digests> {
+  const known = (what: string): boolean => !unknown.has(`boot.${what}`);
+  const { boot } = desired;
+  const kernel = known("kernel") ? await kernelOf(ctx, address, desired) : undefined;
+  const initrd =
+    boot.initrd === undefined || digestOf(boot.initrd) !== undefined ? undefined : await resolveFile(ctx, boot.initrd);
+  const rootfs = known("rootfs") ? await rootfsOf(ctx, address, desired) : undefined;
+  const modules =
+    kernel !== undefined && known("release") && known("modules")
+      ? await modulesOf(ctx, address, desired, releaseOf(kernel, desired))
+      : undefined;
   return {
-    ...(looked !== undefined && digestOf(kernel) === undefined && { kernel_digest: looked.sha256 }),
-    ...(initrdFile !== undefined && { initrd_digest: initrdFile.sha256 }),
+    ...(kernel !== undefined && digestOf(boot.kernel) === undefined && { kernel_digest: kernel.sha256 }),
+    ...(initrd !== undefined && { initrd_digest: initrd.sha256 }),
+    ...(rootfs !== undefined && digestOf(boot.rootfs) === undefined && { rootfs_digest: rootfs.sha256 }),
+    ...(modules !== undefined && digestOf(boot.modules) === undefined && { modules_digest: modules.sha256 }),
   };
-}
-
-/** The digest that a text such as `sha256:...` names. */
-export function digestOf(text: string | undefined): string | undefined {
-  return text === undefined ? undefined : DIGEST.exec(text)?.[1];
 }
 
 async function kernelOf(
@@ -84,6 +96,14 @@ async function kernelOf(
   const { boot } = desired;
   const file =
     boot.kernel === undefined ? await ofArtifact(ctx, address, desired, arch) : await resolveFile(ctx, boot.kernel);
+  requireBuiltFor(file, arch, address);
+  const info = readKernel(await headOf(ctx, file, KERNEL_HEAD));
+  requireKernel(info, { arch, address, path: boot.kernel ?? "the artifact" });
+  return { ...file, info };
+}
+
+/** E_IMAGE_ARCH where the build that made it is for another processor. */
+function requireBuiltFor(file: BootFile, arch: Arch, address: Address): void {
   if (file.build !== undefined && file.build.arch !== arch) {
     throw new LabError(
       "E_IMAGE_ARCH",
@@ -91,9 +111,54 @@ async function kernelOf(
       { address, hint: `boot a build for ${arch}, or set \`vm: { arch: ${file.build.arch} }\`` },
     );
   }
-  const info = readKernel(await head(ctx, file));
-  requireKernel(info, { arch, address, path: boot.kernel ?? "the artifact" });
-  return { ...file, info };
+}
+
+async function rootfsOf(
+  ctx: KindContext,
+  address: Address,
+  { boot, vm }: EnvironmentDesired,
+): Promise<BootImages["rootfs"]> {
+  if (boot.rootfs === undefined) return undefined;
+  const path = boot.rootfs;
+  const file = await resolveFile(ctx, path);
+  requireBuiltFor(file, vm.arch ?? "x86_64", address);
+  const { head, size } = await localImage(ctx, address, path);
+  const wrong = (why: string, hint?: string): LabError =>
+    new LabError("E_IMAGE_FORMAT", `${path} cannot be a root file system: ${why}`, {
+      address,
+      ...(hint !== undefined && { hint }),
+    });
+  const info = (() => {
+    try {
+      return readImage(head, size);
+    } catch (error) {
+      throw error instanceof LabError ? wrong(error.message, error.hint) : error;
+    }
+  })();
+  const format = info.format === "qcow2" ? "qcow2" : "raw";
+  requireImage(info, { format, address, path });
+  const needed = format === "raw" ? fileSystemSize(head) : undefined;
+  if (needed !== undefined && needed > size)
+    throw wrong(`it is cut off: its file system has ${formatSize(needed)}, and the file ${formatSize(size)}`);
+  if (format === "raw" && (info.content === "GPT" || info.content === "MBR") && !namesRoot(boot.cmdline)) {
+    throw new LabError("E_SPEC_VALUE", `${path} has partitions (${info.content}), and nothing says which is the root`, {
+      address,
+      hint: "name it in `cmdline`, such as root=/dev/vda1",
+    });
+  }
+  return { ...file, format };
+}
+
+async function modulesOf(
+  ctx: KindContext,
+  address: Address,
+  { boot, vm }: EnvironmentDesired,
+  kernel: string | undefined,
+): Promise<ModulesFile | undefined> {
+  if (boot.modules === undefined) return undefined;
+  const file = await resolveFile(ctx, boot.modules);
+  requireBuiltFor(file, vm.arch ?? "x86_64", address);
+  return await requireModules(ctx, file, { kernel, address, path: boot.modules });
 }
 
 async function ofArtifact(
@@ -111,47 +176,4 @@ async function ofArtifact(
     });
   }
   return { sha256: artifact.sha256, build };
-}
-
-async function resolveFile(ctx: KindContext, text: string): Promise<BootFile> {
-  const sha256 = digestOf(text);
-  if (sha256 === undefined) {
-    const file = ctx.local.resolve(text);
-    return { file, sha256: (await ctx.local.digest(text)).sha256 };
-  }
-  if ((await ctx.artifacts.info(sha256)) === undefined) {
-    throw new LabError("E_ARTIFACT_NOT_FOUND", `the artifact ${sha256.slice(0, 12)} is not in the store`, {
-      hint: "build it again: `labctl apply` with its build selected",
-    });
-  }
-  const builds = await ctx.artifacts.builds();
-  const build = builds.find((one) => Object.values(one.artifacts).some((artifact) => artifact.sha256 === sha256));
-  return { sha256, ...(build !== undefined && { build }) };
-}
-
-async function head(ctx: KindContext, file: BootFile): Promise<Buffer> {
-  if (file.file !== undefined) {
-    const handle = await open(file.file, "r");
-    try {
-      const { buffer, bytesRead } = await handle.read(Buffer.alloc(KERNEL_HEAD), 0, KERNEL_HEAD, 0);
-      return buffer.subarray(0, bytesRead);
-    } finally {
-      await handle.close();
-    }
-  }
-  const parts: Buffer[] = [];
-  let size = 0;
-  for await (const part of ctx.artifacts.read(file.sha256, ctx.signal)) {
-    parts.push(part);
-    size += part.length;
-    if (size >= KERNEL_HEAD) break;
-  }
-  return Buffer.concat(parts).subarray(0, KERNEL_HEAD);
-}
-
-/** Puts a file into the store, so that hosts get it by digest. */
-export async function store(ctx: KindContext, file: BootFile): Promise<string> {
-  if (file.file !== undefined)
-    await ctx.artifacts.put({ file: file.file }, { sha256: file.sha256, signal: ctx.signal });
-  return file.sha256;
 }

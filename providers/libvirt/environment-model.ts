@@ -1,5 +1,6 @@
-import { type Infer, type ObjectSchema, REQUIRES_SCHEMA, SIZE_PATTERN } from "../../src/index.ts";
+import { type Infer, type ObjectSchema, parseSize, REQUIRES_SCHEMA, SIZE_PATTERN } from "../../src/index.ts";
 import { ARCHES } from "./model/arch.ts";
+import { sizeSchema } from "./model/vm-parts.ts";
 
 export const environmentSchema = {
   type: "object",
@@ -32,6 +33,24 @@ export const environmentSchema = {
           "x-labctl": { refers: "host" },
         },
         requires: REQUIRES_SCHEMA,
+        networks: {
+          type: "array",
+          items: { type: "string", minLength: 1, "x-labctl": { refers: "network" } },
+          description:
+            "Its network cards, each the name of one of `networks:`. It is put on the host that these are on, and they all have to be on one.",
+          examples: [["test"]],
+        },
+        disks: {
+          type: "array",
+          items: {
+            type: "object",
+            properties: { size: { ...sizeSchema, description: "How large it is.", examples: ["4GiB"] } },
+            required: ["size"],
+            additionalProperties: false,
+          },
+          description: "Empty disks besides its root file system, made anew for each deployment and gone with it.",
+          examples: [[{ size: "4GiB" }]],
+        },
       },
       additionalProperties: false,
     },
@@ -53,6 +72,22 @@ export const environmentSchema = {
           examples: ["${build.tools.initrd}", "./rootfs.cpio.gz"],
           "x-labctl": { path: true },
         },
+        rootfs: {
+          type: "string",
+          minLength: 1,
+          description:
+            "Its root file system, an image in the raw or the qcow2 format: an artifact of a build, or a file here. It is the machine's first disk (/dev/vda). What the machine writes is gone with the deployment: each begins with the image as it is.",
+          examples: ["${build.distro.rootfs}", "./rootfs.ext4"],
+          "x-labctl": { path: true },
+        },
+        modules: {
+          type: "string",
+          minLength: 1,
+          description:
+            "The kernel's modules, as a tar archive (also gzipped): an artifact of a build, or a file here. They come into the initial RAM disk (`initrd`), as /lib/modules and the kernel's release; a root file system that it goes on to has its own.",
+          examples: ["${build.kasan.kernel_modules}", "./modules.tar.gz"],
+          "x-labctl": { path: true },
+        },
         artifact: {
           type: "object",
           description: "A kernel that was built before, in place of `kernel`.",
@@ -70,7 +105,7 @@ export const environmentSchema = {
         cmdline: {
           type: "string",
           description:
-            "The kernel's command line. It must name the serial console, or nothing can be seen of the boot. Default: `console=ttyS0`; of arm64 and armv7, `console=ttyAMA0`.",
+            "The kernel's command line. It must name the serial console, or nothing can be seen of the boot. Default: `console=ttyS0`; of arm64 and armv7, `console=ttyAMA0`. With a `rootfs` and no `root=` in it, `root=/dev/vda rw` is added.",
           examples: ["console=ttyS0 kasan_multi_shot"],
         },
         release: {
@@ -118,6 +153,7 @@ export const environmentSchema = {
         },
       },
       oneOf: [{ required: ["kernel"] }, { required: ["artifact"] }],
+      dependentRequired: { modules: ["initrd"] },
       additionalProperties: false,
     },
     on_failure: {
@@ -129,10 +165,15 @@ export const environmentSchema = {
     },
     kernel_digest: { type: "string", description: "SHA-256 of the kernel.", "x-labctl": { derived: true } },
     initrd_digest: { type: "string", description: "SHA-256 of the initial RAM disk.", "x-labctl": { derived: true } },
+    rootfs_digest: { type: "string", description: "SHA-256 of the root file system.", "x-labctl": { derived: true } },
+    modules_digest: { type: "string", description: "SHA-256 of the modules.", "x-labctl": { derived: true } },
   },
   required: ["name", "vm", "boot"],
   additionalProperties: false,
 } as const satisfies ObjectSchema;
+
+/** Told by the console, line by line: one that is still booting must not be taken for one that somebody changed. */
+const told = { "x-labctl": { volatile: true } } as const;
 
 export const environmentAttributes = {
   type: "object",
@@ -140,26 +181,36 @@ export const environmentAttributes = {
     host: { type: "string", description: "Address of the host that it is on." },
     domain: { type: "string", description: "Its name in libvirt." },
     running: { type: "boolean", description: "Whether it runs." },
-    ready: { type: "boolean", description: "Whether its console says that it came up, and nothing worse since." },
+    ready: {
+      type: "boolean",
+      description: "Whether its console says that it came up, and nothing worse since.",
+      ...told,
+    },
     status: {
       type: "string",
       enum: ["completed", "failed", "unverified"],
       description: "What the machine shows of its deployment: up, dead, or running and not seen to be up.",
+      ...told,
     },
-    release: { type: "string", description: "What its kernel says on the console that it is." },
+    release: { type: "string", description: "What its kernel says on the console that it is.", ...told },
     build_id: {
       type: "string",
       description: "Of a kernel that labctl built: the beginning of its build's digest, as the kernel itself says.",
+      ...told,
     },
     kernel_digest: { type: "string", description: "SHA-256 of the kernel that it was started with." },
     initrd_digest: { type: "string", description: "SHA-256 of its initial RAM disk." },
+    rootfs_digest: { type: "string", description: "SHA-256 of the image that its root file system began with." },
+    modules_digest: { type: "string", description: "SHA-256 of the archive with its modules." },
     cmdline: { type: "string", description: "The kernel's command line." },
     arch: { type: "string", description: "Its processor." },
     machine: { type: "string", description: "QEMU's machine type." },
     cpus: { type: "integer", description: "Processors." },
     memory: { type: "integer", description: "Bytes." },
+    networks: { type: "array", items: { type: "string" }, description: "Networks that its cards are in." },
+    disks: { type: "array", items: { type: "integer" }, description: "Bytes of each of its empty disks." },
     console: { type: "string", description: "File on the host that records its console." },
-    problem: { type: "string", description: "What its console tells of a crash." },
+    problem: { type: "string", description: "What its console tells of a crash.", ...told },
   },
   required: ["host", "domain", "running", "ready"],
   additionalProperties: false,
@@ -168,8 +219,27 @@ export const environmentAttributes = {
 export type EnvironmentDesired = Infer<typeof environmentSchema>;
 export type EnvironmentObserved = Infer<typeof environmentAttributes>;
 
-/** The kernel's command line: where the spec has none, it names the serial console as kernels of that architecture do. Pure. */
-export function cmdlineOf({ boot, vm }: EnvironmentDesired): string {
+/** The first disk, where there is a root file system. */
+const ROOT = "/dev/vda";
+
+/**
+ * The kernel's command line: where the spec has none, it names the serial console as kernels of that architecture do; where the spec
+ * does not say what the root is, the disk with the root file system. `comes`: whether there is one. Pure.
+ */
+export function cmdlineOf({ boot, vm }: EnvironmentDesired, comes = boot.rootfs !== undefined): string {
   const { arch } = vm;
-  return boot.cmdline ?? `console=${arch === "arm64" || arch === "armv7" ? "ttyAMA0" : "ttyS0"}`;
+  const line = boot.cmdline ?? `console=${arch === "arm64" || arch === "armv7" ? "ttyAMA0" : "ttyS0"}`;
+  if (!comes || namesRoot(line)) return line;
+  const words = line.split(/\s+/);
+  return [line, `root=${ROOT}`, ...(words.includes("ro") || words.includes("rw") ? [] : ["rw"])].join(" ").trim();
+}
+
+/** Pure. */
+export function namesRoot(cmdline: string | undefined): boolean {
+  return /(?:^|\s)root=/.test(cmdline ?? "");
+}
+
+/** Bytes of each of its empty disks: whole sectors. Pure. */
+export function diskSizesOf({ vm }: EnvironmentDesired): number[] {
+  return (vm.disks ?? []).map(({ size }) => Math.ceil((parseSize(size) ?? 0) / 512) * 512);
 }

@@ -4,6 +4,7 @@ import {
   type AllocationRequest,
   type Candidate,
   type KindContext,
+  LabError,
   lastSegment,
   type OperationContext,
   parseSize,
@@ -21,6 +22,7 @@ import type { EnvironmentDesired } from "./environment-model.ts";
 import { hostCapacity } from "./host-capacity.ts";
 import { hasLibvirt } from "./host-facts.ts";
 import type { Arch } from "./model/arch.ts";
+import { whereThingsAre } from "./things.ts";
 
 /** Above this share of a host's memory nothing new comes. */
 const UTILIZATION = 0.85;
@@ -115,7 +117,21 @@ export interface Guest {
   readonly libvirt: readonly string[];
 }
 
-export function guestOf(address: Address, instance_id: string, { vm }: EnvironmentDesired): Guest {
+/** The name of the only host that will do: where its networks are, or the one that it names. @throws LabError E_SPEC_VALUE */
+export function hostFor(ctx: KindContext, address: Address, { vm }: EnvironmentDesired): string | undefined {
+  const only = whereThingsAre(ctx, address, { volumes: [], networks: vm.networks ?? [] });
+  if (only === undefined || vm.host === undefined || vm.host === only) return vm.host ?? only;
+  throw new LabError(
+    "E_SPEC_VALUE",
+    `network.${vm.networks?.[0] ?? ""} is on ${only}, and the machine is to be on ${vm.host}`,
+    { address, hint: `leave \`host\` out, or name ${only}` },
+  );
+}
+
+/** @throws LabError E_SPEC_VALUE */
+export function guestOf(ctx: KindContext, address: Address, instance_id: string, desired: EnvironmentDesired): Guest {
+  const { vm } = desired;
+  const host = hostFor(ctx, address, desired);
   return {
     address,
     instance_id,
@@ -123,7 +139,7 @@ export function guestOf(address: Address, instance_id: string, { vm }: Environme
     cpus: vm.cpus ?? 1,
     memory: parseSize(vm.memory ?? "1GiB") ?? 0,
     requires: readRequirements(vm.requires as Parameters<typeof readRequirements>[0]),
-    ...(vm.host !== undefined && { host: vm.host }),
+    ...(host !== undefined && { host }),
     environments: 1,
     // Its console and its end are followed through libvirt.
     libvirt: ["environments"],

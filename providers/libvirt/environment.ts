@@ -5,39 +5,47 @@ import {
   type Item,
   type KindContext,
   LabError,
-  type Machine,
   nextCandidate,
   type OperationContext,
   parseSize,
+  type Plain,
   type Reading,
   type ReconcileItem,
   selectionError,
-  sh,
 } from "../../src/index.ts";
-import { clear, deploy, type Deployment, ENVIRONMENTS, findDomain, mark, stop } from "./environment-deploy.ts";
-import { bootImages, derivedDigests, digestOf } from "./environment-images.ts";
+import { digestOf } from "./boot-file.ts";
+import { clear, deploy, findDomain, mark, stop } from "./environment-deploy.ts";
+import { afterFailure, clearQuietly, wellBoot } from "./environment-failure.ts";
+import { bootImages, derivedDigests } from "./environment-images.ts";
 import {
   cmdlineOf,
+  diskSizesOf,
   environmentAttributes,
   type EnvironmentDesired,
   type EnvironmentObserved,
   environmentSchema,
 } from "./environment-model.ts";
-import { allocateHost, guestOf, HOST_FAILURES, previewHost } from "./environment-select.ts";
-import { type ConsoleReading, readConsole, type Ready } from "./environment-verify.ts";
-import { libvirtHosts, qemuHost, type QemuHost, uriOf } from "./host-facts.ts";
+import { observe } from "./environment-observe.ts";
+import { type Deployment, ENVIRONMENTS } from "./environment-place.ts";
+import { allocateHost, guestOf, hostFor, HOST_FAILURES, previewHost } from "./environment-select.ts";
+import type { Ready } from "./environment-verify.ts";
+import { libvirtHosts, qemuHost } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
 import { CLOCK_HINT } from "./model/vm-resolve.ts";
 import { reachGuest } from "./reach.ts";
-import type { Domain } from "./rpc/index.ts";
-import { observeDomain } from "./xml/domain-observe.ts";
 
 type EnvironmentItem = Item<EnvironmentDesired, EnvironmentObserved>;
 
-/** Most of a console that is read back: a boot's worth. Bytes. */
-const CONSOLE = 1 << 20;
-
 const CLOCK_ARGUMENT = new RegExp(String.raw` ${CLOCK_HINT}=\d+$`);
+
+/** Which property of the spec a digest comes from, and whether a machine may do without. */
+const PARTS: Readonly<Record<string, { readonly from: string; readonly optional?: true }>> = {
+  kernel_digest: { from: "boot.kernel" },
+  initrd_digest: { from: "boot.initrd", optional: true },
+  rootfs_digest: { from: "boot.rootfs", optional: true },
+  modules_digest: { from: "boot.modules", optional: true },
+  release: { from: "boot.release" },
+};
 
 function readyOf(desired: Pick<EnvironmentDesired, "boot">): Ready {
   return desired.boot.ready ?? "init";
@@ -51,57 +59,6 @@ function whereabouts(ctx: KindContext, item: EnvironmentItem): Address[] {
   const known = [item.prior?.observed?.host, typeof interrupted === "string" ? (interrupted as string) : undefined];
   const others = item.prior === undefined ? [] : libvirtHosts(ctx);
   return [...new Set([...known, ...others])].filter((one): one is Address => one !== undefined);
-}
-
-async function observe(ctx: KindContext, host: QemuHost, domain: Domain, ready: Ready): Promise<EnvironmentObserved> {
-  const options = { signal: ctx.signal };
-  const { domains } = host.libvirt;
-  const running = await domains.isActive(domain, options);
-  const model = observeDomain(await domains.xml(domain, options), {
-    running,
-    autostart: await domains.autostart(domain, options),
-  });
-  const { log } = model.console;
-  const seen = readConsole(log === undefined ? Buffer.alloc(0) : await recorded(host.machine, log, ctx.signal), ready);
-  const kernel = digestIn(model.boot?.kernel);
-  const initrd = digestIn(model.boot?.initrd);
-  return {
-    host: host.address,
-    domain: model.name,
-    running,
-    ready: running && seen.ready,
-    status: statusOf(running, seen),
-    ...(seen.release !== undefined && { release: seen.release }),
-    ...(seen.buildId !== undefined && { build_id: seen.buildId }),
-    ...(kernel !== undefined && { kernel_digest: kernel }),
-    ...(initrd !== undefined && { initrd_digest: initrd }),
-    ...(model.boot?.cmdline !== undefined && { cmdline: model.boot.cmdline }),
-    arch: model.arch,
-    machine: model.machine,
-    cpus: model.cpus.count,
-    memory: model.memory.size,
-    ...(log !== undefined && { console: log }),
-    ...(seen.problem !== undefined && { problem: seen.problem }),
-  };
-}
-
-/** What the machine shows of its deployment. Pure. */
-export function statusOf(
-  running: boolean,
-  seen: Pick<ConsoleReading, "ready" | "problem">,
-): NonNullable<EnvironmentObserved["status"]> {
-  if (!running || seen.problem !== undefined) return "failed";
-  return seen.ready ? "completed" : "unverified";
-}
-
-async function recorded(machine: Machine, log: string, signal: AbortSignal): Promise<Buffer> {
-  const result = await machine.exec(sh`head -c ${CONSOLE} -- ${log} 2>/dev/null || true`, { signal, keep: CONSOLE });
-  return result.stdout;
-}
-
-/** Names of what was placed end in its digest. */
-function digestIn(path: string | undefined): string | undefined {
-  return path === undefined ? undefined : /-([0-9a-f]{64})$/.exec(path)?.[1];
 }
 
 async function read(ctx: KindContext, item: EnvironmentItem): Promise<Reading<EnvironmentObserved>> {
@@ -130,7 +87,7 @@ async function bringUp(
   const { desired, address, instance_id } = item;
   const seen = item.observed?.host ?? item.prior?.observed?.host;
   await mark(ctx, "pending", { ...(seen !== undefined && { host: seen }) });
-  const guest = guestOf(address, instance_id, desired);
+  const guest = guestOf(ctx, address, instance_id, desired);
   const failed = new Set<Address>();
   let last: LabError | undefined;
   for (;;) {
@@ -169,110 +126,12 @@ async function bringUp(
   }
 }
 
-async function clearQuietly(ctx: OperationContext, host: Address, instance_id: string): Promise<void> {
-  try {
-    await clear(await qemuHost(ctx, host), instance_id, ctx.signal);
-  } catch (error) {
-    ctx.log(
-      "warn",
-      `what is left on ${host} could not be taken away: ${error instanceof Error ? error.message : String(error)}`,
-    );
-  }
-}
-
-/** What to do with a deployment that no host booted. */
-async function afterFailure(
-  ctx: OperationContext,
-  item: ReconcileItem<EnvironmentDesired, EnvironmentObserved>,
-  error: LabError,
-): Promise<LabError> {
-  const how = item.desired.on_failure ?? "cleanup";
-  const good = item.prior?.observed;
-  const known = good?.kernel_digest;
-  const hosts = libvirtHosts(ctx);
-  if (how === "rollback" && good !== undefined && known !== undefined) {
-    const desired: EnvironmentDesired = {
-      ...item.desired,
-      boot: {
-        ...item.desired.boot,
-        kernel: `sha256:${known}`,
-        ...(good.initrd_digest !== undefined && { initrd: `sha256:${good.initrd_digest}` }),
-        ...(good.cmdline !== undefined && { cmdline: good.cmdline }),
-        ...(good.release !== undefined && { release: good.release }),
-      },
-    };
-    try {
-      await ctx.stage("rollback", async () =>
-        deploy(ctx, good.host, {
-          address: item.address,
-          instance_id: item.instance_id,
-          desired,
-          images: await bootImages(ctx, item.address, desired),
-        }),
-      );
-      await mark(ctx, "rolled_back", { host: good.host });
-      return new LabError(
-        error.code,
-        `${error.message}\nrolled back to the kernel ${known.slice(0, 12)} on ${good.host}`,
-        {
-          address: item.address,
-          ...(error.hint !== undefined && { hint: error.hint }),
-          cause: error,
-        },
-      );
-    } catch (cause) {
-      ctx.log("error", `the rollback failed too: ${cause instanceof Error ? cause.message : String(cause)}`);
-    }
-  }
-  const offer =
-    how !== "rollback" && good?.ready === true && known !== undefined
-      ? [`\`labctl rollback ${item.address}\` goes back to what booted last`]
-      : [];
-  // What runs, and only was not seen to be up, may yet be.
-  if (how === "keep" || error.code === "E_BOOT_UNVERIFIED")
-    return hinted(error, item.address, [...(await keptHint(ctx, item, hosts)), ...offer]);
-  for (const host of hosts) await clearQuietly(ctx, host, item.instance_id);
-  await ctx.scheduler.release(item.address);
-  return hinted(error, item.address, offer);
-}
-
-/** How to look at a machine that is left as it is, and how to let it go. Empty where nothing of it is there. */
-async function keptHint(
-  ctx: OperationContext,
-  item: ReconcileItem<EnvironmentDesired, EnvironmentObserved>,
-  hosts: readonly Address[],
-): Promise<string[]> {
-  for (const address of hosts) {
-    try {
-      const domain = await findDomain(await qemuHost(ctx, address), item.instance_id, ctx.signal);
-      if (domain === undefined) continue;
-      return [
-        `it is kept on ${address}: \`labctl ssh ${address}\`, and there \`virsh -c ${uriOf(ctx, address)} console ${domain.name}\``,
-        `\`labctl destroy --target ${item.address}\` lets it go`,
-      ];
-    } catch (error) {
-      if (!(error instanceof LabError) || ctx.signal.aborted) throw error;
-    }
-  }
-  return [];
-}
-
-function hinted(error: LabError, address: Address, more: readonly string[]): LabError {
-  if (more.length === 0) return error;
-  return new LabError(error.code, error.message, {
-    address,
-    hint: [...(error.hint === undefined ? [] : [error.hint]), ...more].join("; "),
-    retryable: error.retryable,
-    cause: error,
-  });
-}
-
 export const environment = defineKind({
   kind: "environment",
   title: "An environment",
   description: `A machine with the software that is to be tried: leased from the lab, booted, and shown to be up. labctl selects a QEMU host,
-places the kernel and the initial RAM disk there, boots them, and follows the console from its first byte: a panic, a hang
-or silence is seen at once, and the kernel that came up must be the one that was placed.
+places the kernel there, with its initial RAM disk, root file system and modules, boots them, and follows the console from its first
+byte: a panic, a hang or silence is seen at once, and the kernel that came up must be the one that was placed.
 
 Where a host fails, the next one that fits is tried.`,
   section: { name: "environments", document: "pipeline", shape: "map", key: "name" },
@@ -292,22 +151,14 @@ Where a host fails, the next one that fits is tried.`,
     }),
 
   restore: (desired, good) => {
-    const { artifact: _query, initrd: _initrd, ...boot } = desired.boot;
-    if (!good.ready || good.kernel_digest === undefined) return undefined;
-    return {
-      boot: {
-        ...boot,
-        kernel: `sha256:${good.kernel_digest}`,
-        ...(good.initrd_digest !== undefined && { initrd: `sha256:${good.initrd_digest}` }),
-        ...(good.cmdline !== undefined && { cmdline: good.cmdline }),
-        ...(good.release !== undefined && { release: good.release }),
-      },
-    };
+    const boot = wellBoot(desired, good);
+    return good.ready && boot !== undefined ? { boot } : undefined;
   },
 
   async prepare(ctx, item) {
+    hostFor(ctx, item.address, item.desired);
     if (item.prior?.observed === undefined) {
-      const { request, selection } = await previewHost(ctx, guestOf(item.address, item.instance_id, item.desired));
+      const { request, selection } = await previewHost(ctx, guestOf(ctx, item.address, item.instance_id, item.desired));
       if (selection.verdict === "never") throw selectionError(request, selection);
     }
     return derivedDigests(ctx, item.address, item.desired, item.unknown);
@@ -318,36 +169,40 @@ Where a host fails, the next one that fits is tried.`,
   },
 
   diff({ desired, observed, unknown }) {
-    const wanted: Record<string, string | number | boolean | undefined> = {
+    const wanted: Readonly<Record<string, Plain | undefined>> = {
       kernel_digest: desired.kernel_digest ?? digestOf(desired.boot.kernel),
       initrd_digest: desired.initrd_digest ?? digestOf(desired.boot.initrd),
-      cmdline: cmdlineOf(desired),
+      rootfs_digest: desired.rootfs_digest ?? digestOf(desired.boot.rootfs),
+      modules_digest: desired.modules_digest ?? digestOf(desired.boot.modules),
+      cmdline: cmdlineOf(desired, desired.boot.rootfs !== undefined || unknown.has("boot.rootfs")),
       arch: desired.vm.arch ?? "x86_64",
       cpus: desired.vm.cpus ?? 1,
       memory: parseSize(desired.vm.memory ?? "1GiB"),
       ...(desired.vm.machine !== undefined && { machine: desired.vm.machine }),
+      networks: desired.vm.networks ?? [],
+      disks: diskSizesOf(desired),
       running: true,
       ready: true,
       // A console that does not tell proves nothing.
       ...(observed.release !== undefined && { release: desired.boot.release }),
     };
-    const seen = observed as unknown as Readonly<Record<string, string | number | boolean | undefined>>;
-    const coming: Readonly<Record<string, string>> = {
-      kernel_digest: "boot.kernel",
-      initrd_digest: "boot.initrd",
-      release: "boot.release",
-    };
+    const seen: Readonly<Record<string, Plain | undefined>> = observed;
     return Object.entries(wanted).flatMap(([path, after]) => {
       const before = seen[path];
-      // What is yet to be built is another one than what is there.
-      if (unknown.has(coming[path] ?? "")) {
+      const { from, optional } = PARTS[path] ?? {};
+      // What is yet to be built is another one than what is there; and what the spec has no more is there no more.
+      if (
+        from !== undefined &&
+        (unknown.has(from) || (optional === true && after === undefined && before !== undefined))
+      ) {
         return [{ path, ...(before !== undefined && { before }), effect: "restart" as const }];
       }
-      if (after === undefined || before === after) return [];
+      if (after === undefined || JSON.stringify(before) === JSON.stringify(after)) return [];
       // The clock's frequency, which a microvm is told, is nobody's wish: see vm-resolve.ts.
       if (path === "cmdline" && typeof before === "string" && before.replace(CLOCK_ARGUMENT, "") === after) return [];
       // libvirt writes a machine type with its version.
-      if (path === "machine" && typeof before === "string" && before.includes(String(after))) return [];
+      if (path === "machine" && typeof before === "string" && typeof after === "string" && before.includes(after))
+        return [];
       return [{ path, ...(before !== undefined && { before }), after, effect: "restart" as const }];
     });
   },
@@ -359,13 +214,10 @@ Where a host fails, the next one that fits is tried.`,
     try {
       host = await bringUp(ctx, item, deployment);
     } catch (error) {
-      if (
-        !(error instanceof LabError) ||
-        ctx.signal.aborted ||
-        error.code === "E_NEVER_FITS" ||
-        error.code === "E_BUSY"
-      )
-        throw error;
+      if (!(error instanceof LabError) || ctx.signal.aborted) throw error;
+      if (error.code === "E_NEVER_FITS" || error.code === "E_BUSY") throw error;
+      // Found out before anything was stopped: what runs goes on.
+      if (error.code === "E_IMAGE_FORMAT" && item.observed !== undefined) throw error;
       throw await afterFailure(ctx, item, error);
     }
     const found = await qemuHost(ctx, host);

@@ -2,7 +2,6 @@ import { type Address, type KindContext, LabError, lastSegment, parseSize, type 
 import { type LocalImage, localImage } from "./local-image.ts";
 import { makeSeed, type Seed } from "./model/cloud-init.ts";
 import type { HostFacts } from "./model/facts.ts";
-import { objectName } from "./model/ids.ts";
 import { readImage } from "./model/image.ts";
 import { readKernel, requireKernel } from "./model/kernel-image.ts";
 import { diskVolumeName, seedVolumeName } from "./model/volume.ts";
@@ -11,6 +10,7 @@ import type { VmDesired } from "./model/vm-schema.ts";
 import type { VmModel } from "./model/vm.ts";
 import { refuseAddresses } from "./vm-addresses.ts";
 import type { VolumeDesired } from "./model/volume-schema.ts";
+import { libvirtNetwork } from "./things.ts";
 import { fileOf } from "./volume.ts";
 
 /** Where a machine's kernels and initial RAM disks lie on its host; their names hold their digests. */
@@ -116,10 +116,8 @@ export async function place(
   const networks: Record<string, string> = {};
   for (const nic of desired.networks ?? []) {
     const name = typeof nic === "string" ? nic : nic.network;
-    const entry = name === undefined ? undefined : ctx.inventory.get(`network.${name}`);
-    const known = entry?.observed?.["libvirt_name"];
-    if (name !== undefined && entry?.desired["host"] === lastSegment(host.address).key)
-      networks[name] = typeof known === "string" ? known : objectName(lab, name);
+    const known = name === undefined ? undefined : libvirtNetwork(ctx, name, lastSegment(host.address).key);
+    if (name !== undefined && known !== undefined) networks[name] = known;
   }
   const seed =
     desired.cloud_init === undefined

@@ -20,6 +20,7 @@ import { roomOf } from "./model/vm-resolve.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import { hostAddress, requireHost } from "./on-host.ts";
 import { needsLibvirt } from "./plain/support.ts";
+import { thingsOf, type Used, whereThingsAre } from "./things.ts";
 import type { VmObserved } from "./vm-model.ts";
 
 interface Who {
@@ -38,7 +39,7 @@ function guestOf(ctx: KindContext, item: Who): Guest | undefined {
   if (desired.type === "container") return undefined;
   if (named !== undefined && !ctx.inventory.all("qemu_host").some((one) => one.parent === named)) return undefined;
   const requires = readRequirements(desired.requires as Parameters<typeof readRequirements>[0]);
-  const only = desired.host ?? whereItsThingsAre(ctx, item);
+  const only = desired.host ?? whereThingsAre(ctx, address, used(item));
   return {
     address,
     instance_id,
@@ -58,39 +59,17 @@ function ownArch(ctx: KindContext, host: Address | undefined): Arch | undefined 
   return typeof said === "string" ? archOf(said) : undefined;
 }
 
-/** The lab's volumes and networks that a machine uses, with the names of the hosts that they are on. */
-function thingsOf(ctx: KindContext, { desired }: Who): readonly { readonly what: string; readonly host: string }[] {
-  const named = [
-    ...(desired.disks ?? []).flatMap((disk) => (disk.volume === undefined ? [] : [`volume.${disk.volume}`])),
-    ...(desired.networks ?? []).flatMap((nic) => {
-      const network = typeof nic === "string" ? nic : nic.network;
-      return network === undefined ? [] : [`network.${network}`];
-    }),
-  ];
-  return named.flatMap((what) => {
-    const host = ctx.inventory.get(what)?.desired["host"];
-    return typeof host === "string" ? [{ what, host }] : [];
-  });
-}
-
-/** The name of the only host where all of them are. @throws LabError E_SPEC_VALUE where there is none */
-function whereItsThingsAre(ctx: KindContext, item: Who): string | undefined {
-  const things = thingsOf(ctx, item);
-  const [first] = things;
-  const other = things.find((one) => one.host !== first?.host);
-  if (first !== undefined && other !== undefined) {
-    throw new LabError("E_SPEC_VALUE", `${first.what} is on ${first.host}, and ${other.what} on ${other.host}`, {
-      address: item.address,
-      hint: "a machine uses what is on its own host: put them on one",
-    });
-  }
-  return first?.host;
+function used({ desired }: Who): Used {
+  return {
+    volumes: (desired.disks ?? []).flatMap((disk) => disk.volume ?? []),
+    networks: (desired.networks ?? []).flatMap((nic) => (typeof nic === "string" ? nic : (nic.network ?? []))),
+  };
 }
 
 /** E_SPEC_VALUE where a volume that it uses is on another host. A network of that name may be the host's own. */
 export function requireNear(ctx: KindContext, item: Who, host: Address): void {
   const name = lastSegment(host).key;
-  const far = thingsOf(ctx, item).find((one) => one.what.startsWith("volume.") && one.host !== name);
+  const far = thingsOf(ctx, used(item)).find((one) => one.what.startsWith("volume.") && one.host !== name);
   if (far === undefined) return;
   throw new LabError("E_SPEC_VALUE", `${far.what} is on ${far.host}, and the machine on ${name ?? host}`, {
     address: item.address,

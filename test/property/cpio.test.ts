@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type CpioEntry, cpioArchive, padArchive, readCpio } from "../../providers/qemu/cpio.ts";
+import { type CpioEntry, cpioArchive, padArchive, readCpio } from "../../src/archives/index.ts";
 
 const segment = fc.stringMatching(/^[A-Za-z0-9_.@ äé-]{1,20}$/).filter((name) => name !== "." && name !== "..");
 const path = fc.array(segment, { minLength: 1, maxLength: 4 }).map((parts) => parts.join("/"));

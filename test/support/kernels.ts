@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
-import { type CpioEntry, cpioArchive } from "../../providers/qemu/cpio.ts";
+import { type CpioEntry, cpioArchive } from "../../src/archives/index.ts";
 
 const run = promisify(execFile);
 const CACHE = process.env["LABCTL_TEST_CACHE"] ?? join(import.meta.dirname, "../../node_modules/.cache/labctl-kernels");

@@ -28,7 +28,7 @@ export function readImage(head: Uint8Array, fileSize: number): ImageInfo {
   if (fileSize === 0) throw broken("it is empty");
   const packed = compression(bytes);
   if (packed !== undefined) throw broken(`it is compressed (${packed.name})`, `unpack it: ${packed.command}`);
-  if (starts(bytes, "QFI\xfb")) return readQcow2(bytes);
+  if (starts(bytes, "QFI\xfb")) return readQcow2(bytes, fileSize);
   if (starts(bytes, "KDMV")) return readVmdk(bytes);
   if (bytes.subarray(0, 21).toString("latin1") === "# Disk DescriptorFile") return readVmdkDescriptor(bytes);
   // "<<< Oracle VM VirtualBox Disk Image >>>", then the signature at 0x40 and the size at 0x170 (VDIHEADER1).
@@ -74,7 +74,7 @@ export function compression(bytes: Uint8Array): { readonly name: string; readonl
 }
 
 /** docs/interop/qcow2.txt of QEMU: big-endian; the format of the backing file stands in a header extension. */
-function readQcow2(bytes: Buffer): ImageInfo {
+function readQcow2(bytes: Buffer, fileSize: number): ImageInfo {
   if (bytes.length < 72) throw broken("it is cut off");
   const version = bytes.readUInt32BE(4);
   if (version !== 2 && version !== 3)
@@ -88,6 +88,11 @@ function readQcow2(bytes: Buffer): ImageInfo {
     ...((incompatible & 1n) === 0n ? [] : ["it was not closed properly: run qemu-img check -r leaks on it"]),
     ...((incompatible & 2n) === 0n ? [] : ["it is marked as corrupt: run qemu-img check -r all on it"]),
     ...((incompatible & 4n) === 0n ? [] : ["its data is in a file of its own"]),
+    // Where its tables begin: entries of 8 bytes, the second one counted in clusters.
+    ...(safe(bytes.readBigUInt64BE(40)) + bytes.readUInt32BE(36) * 8 <= fileSize &&
+    safe(bytes.readBigUInt64BE(48)) < fileSize
+      ? []
+      : ["it is cut off"]),
   ];
   const base = { format: "qcow2" as const, virtual_size: safe(bytes.readBigUInt64BE(24)), defects };
   if (backingAt === 0 || backingLength === 0) return base;
@@ -157,6 +162,19 @@ function rawContent(bytes: Buffer): string | undefined {
   if (at(0x36, "FAT") || at(0x52, "FAT32")) return "FAT";
   if (at(0x1fe, "\x55\xaa")) return "MBR";
   return undefined;
+}
+
+/**
+ * Bytes that the ext2, ext3 or ext4 file system needs which a raw image begins with; undefined: it begins with something else. The
+ * superblock is at 1024: blocks at 0x04, their size (1024 << n) at 0x18, the magic number at 0x38; blocks past 32 bits (0x150) only with
+ * the incompatible feature 0x80 (Documentation/filesystems/ext4/super.rst).
+ */
+export function fileSystemSize(head: Uint8Array): number | undefined {
+  const bytes = Buffer.from(head.buffer, head.byteOffset, head.byteLength);
+  if (bytes.length < 2048 || bytes.readUInt16LE(1024 + 0x38) !== 0xef53) return undefined;
+  const wide = (bytes.readUInt32LE(1024 + 0x60) & 0x80) !== 0;
+  const blocks = bytes.readUInt32LE(1024 + 0x04) + (wide ? bytes.readUInt32LE(1024 + 0x150) * 2 ** 32 : 0);
+  return blocks * 1024 * 2 ** bytes.readUInt32LE(1024 + 0x18);
 }
 
 /** Throws E_IMAGE_FORMAT where an image is not what its `format:` says, or cannot be used as it is. */

@@ -22,6 +22,11 @@ export interface DiskModel {
   readonly size?: number;
   /** What lies under the machine's own layer. Not in the domain's XML either. */
   readonly backing?: string;
+  /**
+   * Format of what lies under it, where other machines use that as well: then the definition names it, and libvirt does not give it to
+   * the user that QEMU runs as.
+   */
+  readonly shared?: "raw" | "qcow2";
 }
 
 /** A network card. `mac` tells them apart. */

@@ -58,8 +58,8 @@ export async function supply(ctx: OperationContext, machine: Machine, made: Made
   }
 }
 
-/** Under another name until it is whole. */
-function layerScript(disk: MadeWith["disks"][number]): ShellText {
+/** Makes a disk's layer where there is none: over an image, or empty. Under another name until it is whole. */
+export function layerScript(disk: Pick<MadeWith["disks"][number], "source" | "size" | "backing">): ShellText {
   const part = `${disk.source}.new`;
   const size = disk.size === undefined ? [] : [String(disk.size)];
   const under = disk.backing === undefined ? sh`` : sh`-b ${disk.backing} -F ${formatOf(disk.backing)}`;

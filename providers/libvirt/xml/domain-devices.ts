@@ -129,6 +129,15 @@ export function diskElement(disk: DiskModel): XmlElement {
       discard: disk.discard ? "unmap" : undefined,
     }),
     source !== undefined && el("source", kind === "file" ? { file: source } : { dev: source }),
+    disk.shared !== undefined &&
+      disk.backing !== undefined &&
+      el(
+        "backingStore",
+        { type: "file" },
+        el("format", { type: disk.shared }),
+        el("source", { file: disk.backing }, el("seclabel", { model: "dac", relabel: "no" })),
+        el("backingStore"),
+      ),
     el("target", { dev: disk.target, bus: disk.bus }),
     disk.readonly && el("readonly"),
     disk.serial !== undefined && el("serial", {}, disk.serial),

@@ -46,46 +46,58 @@ const MOST = 0xffff_ffff;
 
 /** One archive, padded to 512 bytes. Folders above an entry are not made up: list them. @throws RangeError */
 export function cpioArchive(entries: Iterable<CpioEntry>): Buffer {
+  const writer = new CpioWriter();
   const parts: Uint8Array[] = [];
-  let size = 0;
-  let inode = 0;
-  const push = (bytes: Uint8Array): void => {
-    parts.push(bytes);
-    size += bytes.length;
-  };
-  const add = (name: string, mode: number, data: Uint8Array, rdev: readonly [number, number]): void => {
-    if (data.length > MOST) throw new RangeError(`${name} is larger than a cpio archive can hold`);
-    if (name.includes("\0")) throw new RangeError("a name with a NUL byte");
-    const label = Buffer.from(`${name}\0`, "utf8");
-    inode += 1;
-    const links = (mode & FORMAT) === FOLDER ? 2 : 1;
-    const fields = [inode, mode, 0, 0, links, 0, data.length, 0, 0, rdev[0], rdev[1], label.length, 0];
-    const header = MAGIC + fields.map((field) => field.toString(16).padStart(8, "0")).join("");
-    push(Buffer.concat([Buffer.from(header, "latin1"), label, padding(HEADER + label.length, 4)]));
-    if (data.length === 0) return;
-    push(data);
-    push(padding(data.length, 4));
-  };
-  for (const entry of entries) {
+  for (const entry of entries) parts.push(...writer.add(entry));
+  return Buffer.concat([...parts, ...writer.end()]);
+}
+
+/** {@link cpioArchive} in pieces, for what is too large to be held at once. Give nothing more after the end. */
+export class CpioWriter {
+  #size = 0;
+  #inode = 0;
+
+  /** The bytes of one more entry. @throws RangeError */
+  add(entry: CpioEntry): readonly Uint8Array[] {
     const mode = entry.mode & 0o7777;
     switch (entry.type) {
       case "file":
-        add(entry.path, FILE | mode, entry.data, [0, 0]);
-        break;
+        return this.#entry(entry.path, FILE | mode, entry.data, [0, 0]);
       case "directory":
-        add(entry.path, FOLDER | mode, NOTHING, [0, 0]);
-        break;
+        return this.#entry(entry.path, FOLDER | mode, NOTHING, [0, 0]);
       case "symlink":
-        add(entry.path, LINK | mode, Buffer.from(entry.target, "utf8"), [0, 0]);
-        break;
-      case "device":
-        add(entry.path, (entry.device === "char" ? CHAR : BLOCK_DEVICE) | mode, NOTHING, [entry.major, entry.minor]);
-        break;
+        return this.#entry(entry.path, LINK | mode, Buffer.from(entry.target, "utf8"), [0, 0]);
+      case "device": {
+        const type = entry.device === "char" ? CHAR : BLOCK_DEVICE;
+        return this.#entry(entry.path, type | mode, NOTHING, [entry.major, entry.minor]);
+      }
     }
   }
-  add(TRAILER, 0, NOTHING, [0, 0]);
-  push(padding(size, BLOCK));
-  return Buffer.concat(parts, size);
+
+  /** What ends the archive. */
+  end(): readonly Uint8Array[] {
+    return [...this.#entry(TRAILER, 0, NOTHING, [0, 0]), padding(this.#size, BLOCK)];
+  }
+
+  #entry(name: string, mode: number, data: Uint8Array, rdev: readonly [number, number]): Uint8Array[] {
+    const parts: Uint8Array[] = [];
+    const push = (bytes: Uint8Array): void => {
+      parts.push(bytes);
+      this.#size += bytes.length;
+    };
+    if (data.length > MOST) throw new RangeError(`${name} is larger than a cpio archive can hold`);
+    if (name.includes("\0")) throw new RangeError("a name with a NUL byte");
+    const label = Buffer.from(`${name}\0`, "utf8");
+    this.#inode += 1;
+    const links = (mode & FORMAT) === FOLDER ? 2 : 1;
+    const fields = [this.#inode, mode, 0, 0, links, 0, data.length, 0, 0, rdev[0], rdev[1], label.length, 0];
+    const header = MAGIC + fields.map((field) => field.toString(16).padStart(8, "0")).join("");
+    push(Buffer.concat([Buffer.from(header, "latin1"), label, padding(HEADER + label.length, 4)]));
+    if (data.length === 0) return parts;
+    push(data);
+    push(padding(data.length, 4));
+    return parts;
+  }
 }
 
 /** Where a following archive may begin: the kernel demands four bytes, tools use 512. */

@@ -1,0 +1,96 @@
+import { lastSegment, type KindContext, type Machine, sh } from "../../src/index.ts";
+import type { EnvironmentObserved } from "./environment-model.ts";
+import { digestIn } from "./environment-place.ts";
+import { type ConsoleReading, readConsole, type Ready } from "./environment-verify.ts";
+import type { QemuHost } from "./host-facts.ts";
+import type { VmModel } from "./model/vm.ts";
+import { imagesScript, readImages } from "./plain/disks.ts";
+import type { Domain } from "./rpc/index.ts";
+import { libvirtNetwork } from "./things.ts";
+import { observeDomain } from "./xml/domain-observe.ts";
+
+/** Most of a console that is read back: a boot's worth. Bytes. */
+const CONSOLE = 1 << 20;
+
+/** What a machine of an environment is, and what its console says. */
+export async function observe(
+  ctx: KindContext,
+  host: QemuHost,
+  domain: Domain,
+  ready: Ready,
+): Promise<EnvironmentObserved> {
+  const options = { signal: ctx.signal };
+  const { domains } = host.libvirt;
+  const running = await domains.isActive(domain, options);
+  const model = observeDomain(await domains.xml(domain, options), {
+    running,
+    autostart: await domains.autostart(domain, options),
+  });
+  const { log } = model.console;
+  const seen = readConsole(log === undefined ? Buffer.alloc(0) : await recorded(host.machine, log, ctx.signal), ready);
+  const kernel = digestIn("kernel", model.boot?.kernel);
+  const initrd = digestIn("initrd", model.boot?.initrd);
+  const modules = digestIn("modules", model.boot?.initrd);
+  return {
+    host: host.address,
+    domain: model.name,
+    running,
+    ready: running && seen.ready,
+    status: statusOf(running, seen),
+    ...(seen.release !== undefined && { release: seen.release }),
+    ...(seen.buildId !== undefined && { build_id: seen.buildId }),
+    ...(kernel !== undefined && { kernel_digest: kernel }),
+    ...(initrd !== undefined && { initrd_digest: initrd }),
+    ...(modules !== undefined && { modules_digest: modules }),
+    ...(model.boot?.cmdline !== undefined && { cmdline: model.boot.cmdline }),
+    arch: model.arch,
+    machine: model.machine,
+    cpus: model.cpus.count,
+    memory: model.memory.size,
+    networks: networksOf(ctx, host, model),
+    ...(await disksOf(host.machine, model, ctx.signal)),
+    ...(log !== undefined && { console: log }),
+    ...(seen.problem !== undefined && { problem: seen.problem }),
+  };
+}
+
+/** The lab's names of its networks; of what is none of the lab's, the host's. */
+function networksOf(ctx: KindContext, host: QemuHost, model: VmModel): string[] {
+  const on = lastSegment(host.address).key;
+  const names = ctx.inventory.all("network").flatMap(({ address }) => lastSegment(address).key ?? []);
+  return model.networks.map((nic) => {
+    const plug = nic.network ?? nic.bridge ?? "user";
+    return names.find((name) => libvirtNetwork(ctx, name, on) === plug) ?? plug;
+  });
+}
+
+/** What lies under its disks, as its definition says and QEMU is told, and how large they are. */
+async function disksOf(
+  machine: Machine,
+  model: VmModel,
+  signal: AbortSignal,
+): Promise<Pick<EnvironmentObserved, "rootfs_digest" | "disks">> {
+  if (model.disks.length === 0) return { disks: [] };
+  const script = imagesScript(model.disks.flatMap((disk) => disk.source ?? []));
+  const files = readImages((await machine.exec(script, { signal })).stdout.toString("utf8"));
+  const disks = model.disks.map(({ source, backing }) => {
+    return { size: files.get(source ?? "")?.size ?? 0, rootfs: digestIn("rootfs", backing) };
+  });
+  const [first, ...others] = disks;
+  if (first?.rootfs === undefined) return { disks: disks.map(({ size }) => size) };
+  return { rootfs_digest: first.rootfs, disks: others.map(({ size }) => size) };
+}
+
+/** What the machine shows of its deployment. Pure. */
+function statusOf(
+  running: boolean,
+  seen: Pick<ConsoleReading, "ready" | "problem">,
+): NonNullable<EnvironmentObserved["status"]> {
+  if (!running || seen.problem !== undefined) return "failed";
+  return seen.ready ? "completed" : "unverified";
+}
+
+async function recorded(machine: Machine, log: string, signal: AbortSignal): Promise<Buffer> {
+  const result = await machine.exec(sh`head -c ${CONSOLE} -- ${log} 2>/dev/null || true`, { signal, keep: CONSOLE });
+  return result.stdout;
+}
