@@ -125,8 +125,15 @@ export async function startCrashLab(options: MachineOptions = {}, cwd = temporar
     expected: (generation, parts = PARTS) => expected(generation, new Set(parts), digests),
     leftovers: async () => {
       const there = (await machine.exec(LEFTOVERS)).stdout;
-      const here = readdirSync(join(cwd, ".labctl")).filter(
-        (name) => name !== "runs" && name !== "lab.json" && !/^lab\.lock\.\d+$/.test(name),
+      const state = readdirSync(join(cwd, ".labctl"));
+      // Of whom was killed last the journal waits for the next who writes; a run with nothing to do writes nothing.
+      const last = Math.max(...state.map((name) => Number(/^lab\.journal\.(\d+)/.exec(name)?.[1] ?? 0)));
+      const here = state.filter(
+        (name) =>
+          name !== "runs" &&
+          name !== "lab.json" &&
+          !/^lab\.lock\.\d+$/.test(name) &&
+          !name.startsWith(`lab.journal.${last}.`),
       );
       const configuration = readdirSync(join(cwd, "home"), { recursive: true })
         .map(String)

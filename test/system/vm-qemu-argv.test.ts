@@ -31,6 +31,7 @@ function placed(model: VmModel, i: number, kernel: { x86: string; arm: string })
     cpus: { count: model.cpus.count, max: model.cpus.max, model: "max" },
     memory: { size: 128 * 1024 ** 2, max: 128 * 1024 ** 2 },
     tpm: false,
+    agent: false,
     console: { log: join(at, "console, log") },
     disks: model.disks.map((disk, n) => {
       const source = join(at, `disk ${n},x`);
