@@ -47,6 +47,7 @@ async function plan(resources: readonly Resource[], kinds: ReadonlyMap<string, K
     rows: session.rows,
     kinds,
     sources: { secret: () => undefined, attribute: () => undefined },
+    imports: new Map(),
     newId: () => "id",
     context: context,
     signal: never,

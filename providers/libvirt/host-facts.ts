@@ -5,6 +5,7 @@ import { type Libvirt, sharedLibvirt } from "./rpc/index.ts";
 import { parseCapabilities, parseDomainCapabilities } from "./xml/capabilities.ts";
 
 export const DEFAULT_URI = "qemu:///system";
+const CONTAINER_URI = "lxc:///system";
 
 /** A host with its libvirt, as it is at this moment. */
 export interface QemuHost {
@@ -25,10 +26,14 @@ export function libvirtHosts(ctx: KindContext): readonly Address[] {
   return all.filter((one) => hasLibvirt(ctx, one));
 }
 
-/** The connect URI of a host: what its `qemu_host:` says. */
-export function uriOf(ctx: KindContext, host: Address): string {
-  const uri = ctx.inventory.get(`${host}/qemu_host`)?.desired["uri"];
-  return typeof uri === "string" ? uri : DEFAULT_URI;
+/** What libvirt has a driver of its own for. */
+export type GuestType = "vm" | "container";
+
+/** The connect URI of a host: what its `qemu_host:` says; containers are another driver's of the same libvirt. */
+export function uriOf(ctx: KindContext, host: Address, type: GuestType = "vm"): string {
+  const said = ctx.inventory.get(`${host}/qemu_host`)?.desired["uri"];
+  const uri = typeof said === "string" ? said : DEFAULT_URI;
+  return type === "container" && !uri.startsWith("lxc:") ? CONTAINER_URI : uri;
 }
 
 /**
@@ -51,9 +56,10 @@ export async function qemuHost(
   ctx: KindContext,
   host: Address,
   want: readonly { readonly arch?: Arch; readonly machine?: string }[] = [],
+  type: GuestType = "vm",
 ): Promise<QemuHost> {
   const machine = ctx.machine(host);
-  const uri = uriOf(ctx, host);
+  const uri = uriOf(ctx, host, type);
   const libvirt = await sharedLibvirt(machine, { uri, signal: ctx.signal });
   const options = { signal: ctx.signal };
   const [text, node] = await Promise.all([libvirt.capabilities(options), libvirt.node.info(options)]);

@@ -9,7 +9,7 @@ import {
   type Reading,
   sh,
 } from "../../src/index.ts";
-import { objectName, uuidOf } from "./model/ids.ts";
+import { uuidOf } from "./model/ids.ts";
 import { type NetworkDesired, networkSchema } from "./model/network-schema.ts";
 import { diffNetwork, type NetworkModel } from "./model/network.ts";
 import { overlapErrors, routesUsed, type UsedRange, type WantedNetwork } from "./model/overlap.ts";
@@ -24,6 +24,7 @@ import {
 } from "./network-model.ts";
 import { changeEntries } from "./network-live.ts";
 import {
+  byName,
   hostAddress,
   hostChange,
   libvirtOf,
@@ -42,6 +43,8 @@ type NetworkItem = Item<NetworkDesired, NetworkObserved>;
 interface Found {
   readonly network: Network;
   readonly model: NetworkModel;
+  /** Its persistent definition. */
+  readonly stored: string;
   readonly outdated: boolean;
 }
 
@@ -55,7 +58,7 @@ async function look(libvirt: Libvirt, network: Network, signal: AbortSignal): Pr
     ]);
     const model = observeNetwork(stored, { running, autostart });
     const now = running ? observeNetwork(await networks.xml(network, { signal }), { running, autostart }) : model;
-    return { network, model, outdated: differs(now, model) };
+    return { network, model, stored, outdated: differs(now, model) };
   } catch (error) {
     // It went while it was looked at.
     if (isLibvirtError(error, VirErr.NO_NETWORK)) return undefined;
@@ -78,7 +81,7 @@ async function findNetwork(ctx: KindContext, libvirt: Libvirt, item: NetworkItem
   const ours = all.find((one) => one.uuid === uuid);
   if (ours !== undefined) return await look(libvirt, ours, ctx.signal);
   if (item.prior !== undefined) return undefined;
-  const named = all.find((one) => one.name === objectName(ctx.lab.name, item.desired.name));
+  const named = byName(ctx, item, all);
   return named === undefined ? undefined : await look(libvirt, named, ctx.signal);
 }
 
@@ -203,7 +206,9 @@ async function reconcile(ctx: OperationContext, item: NetworkItem): Promise<Netw
   }
   const changes = before === undefined ? [] : diffOf(item.desired, before);
   const redefine = found === undefined || !isOwn(found.model.owner, item.instance_id) || changes.length > 0;
-  const network = redefine ? await libvirt.networks.define(buildNetwork(wanted), options) : found.network;
+  const network = redefine
+    ? await libvirt.networks.define(buildNetwork(wanted, found?.stored), options)
+    : found.network;
   if ((await libvirt.networks.autostart(network, options)) !== wanted.autostart) {
     await libvirt.networks.setAutostart(network, wanted.autostart, options);
   }
@@ -234,7 +239,7 @@ async function remove(ctx: OperationContext, item: NetworkItem, host: Address): 
   if (original !== undefined) {
     // It was there before labctl came: its definition goes back to what it was.
     const { owner: _mine, ...model } = { ...found.model, ...modelOf(original) };
-    await libvirt.networks.define(buildNetwork(model), options);
+    await libvirt.networks.define(buildNetwork(model, found.stored), options);
     await libvirt.networks.setAutostart(found.network, model.autostart, options);
     if (found.model.running) await restart(ctx, libvirt, found, model.bridge);
     return;
@@ -258,6 +263,7 @@ it runs; all else cuts its machines off for a moment.`,
   schema: networkSchema,
   attributes: networkAttributes,
   ownership: "exclusive",
+  importId: "its name or its UUID in libvirt on its `host`",
 
   on: hostAddress,
 

@@ -7,7 +7,8 @@ import {
   type PropertyDiff,
   type Reading,
 } from "../../src/index.ts";
-import { hasLibvirt, uriOf } from "./host-facts.ts";
+import { type GuestType, hasLibvirt, uriOf } from "./host-facts.ts";
+import { objectName } from "./model/ids.ts";
 import type { Owner } from "./model/owner.ts";
 import { type Libvirt, sharedLibvirt } from "./rpc/index.ts";
 
@@ -66,14 +67,14 @@ export function hostChange(desired: OnHost, observed: { readonly host?: string }
 }
 
 /** Rejects with E_VM_UNSUPPORTED where the spec says that the host has none, and as sharedLibvirt() does. */
-export async function libvirtOf(ctx: KindContext, host: Address): Promise<Libvirt> {
+export async function libvirtOf(ctx: KindContext, host: Address, type: GuestType = "vm"): Promise<Libvirt> {
   if (!hasLibvirt(ctx, host)) {
     throw new LabError("E_VM_UNSUPPORTED", `${host} has no libvirt (\`qemu_host: { libvirt: false }\`)`, {
       address: host,
       hint: "networks, volumes, and machines that were made with libvirt need a host that has it; machines of QEMU alone take `image`, `bridge` and `user: true`",
     });
   }
-  return await sharedLibvirt(ctx.machine(host), { uri: uriOf(ctx, host), signal: ctx.signal });
+  return await sharedLibvirt(ctx.machine(host), { uri: uriOf(ctx, host, type), signal: ctx.signal });
 }
 
 /** Errors that say something of the spec or of labctl, and not of a host that cannot be read. */
@@ -138,6 +139,32 @@ export function notOwned(address: Address, what: string, host: Address, owner: O
     address,
     hint: "import it, give this one another name, or take that one away",
   });
+}
+
+/**
+ * What nothing is known of yet: by the id of an import, its name or its UUID in libvirt, else by the name that labctl gives. What was
+ * imported keeps the name that it has.
+ */
+export function byName<T extends { readonly name: string; readonly uuid: string }>(
+  ctx: KindContext,
+  item: { readonly import_id?: string; readonly desired: { readonly name: string } },
+  all: readonly T[],
+): T | undefined {
+  const id = item.import_id;
+  const called = id === undefined ? undefined : all.find((one) => one.name === id || one.uuid === id.toLowerCase());
+  // By the spec's own name an import means the one that labctl would make, too.
+  if (called !== undefined || (id !== undefined && id !== item.desired.name)) return called;
+  return all.find((one) => one.name === objectName(ctx.lab.name, item.desired.name));
+}
+
+/** The driver that has what is there: one whose spec says another type now is still the old one's. */
+export function typeThere(item: {
+  readonly desired: { readonly type?: GuestType };
+  readonly prior: { readonly desired: { readonly type?: GuestType }; readonly observed?: unknown } | undefined;
+}): GuestType {
+  const { prior } = item;
+  const now = prior?.observed as { readonly now?: { readonly type?: GuestType } } | undefined;
+  return now?.now?.type ?? (prior ?? item).desired.type ?? "vm";
 }
 
 /** The uuid under which libvirt knows it: what was last seen (it may have been imported), else the one it is made with. */

@@ -10,9 +10,10 @@ import {
   sh,
 } from "../../src/index.ts";
 import { connectionTo, type GuestLogin } from "./guest-connection.ts";
+import type { GuestType } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
-import { libvirtOf, seenUuid, whereabouts } from "./on-host.ts";
+import { libvirtOf, seenUuid, typeThere, whereabouts } from "./on-host.ts";
 import { reachPlain } from "./plain/reach.ts";
 import { isPlain } from "./plain/vm.ts";
 import { AddressSource, type Domain, type GuestInterface, isLibvirtError, type Libvirt, VirErr } from "./rpc/index.ts";
@@ -25,6 +26,7 @@ export interface Guest extends GuestLogin {
   /** Where it may be, the likeliest first. */
   readonly hosts: readonly Address[];
   readonly uuid: string;
+  readonly type?: GuestType;
   /** What its spec says, before anybody is asked. */
   readonly fixed?: string;
 }
@@ -46,6 +48,7 @@ export async function reachVm(
     address: item.address,
     hosts: whereabouts(item),
     uuid: seenUuid(item.prior) ?? uuidOf(item.instance_id),
+    type: typeThere(item),
     ...(desired.ssh !== undefined && { ssh: desired.ssh as ConnectionProperties["ssh"] }),
     ...(fixed !== undefined && { fixed }),
     context,
@@ -92,7 +95,7 @@ async function findGuest(
   let why: unknown;
   for (const host of guest.hosts) {
     try {
-      const libvirt = await libvirtOf(ctx, host);
+      const libvirt = await libvirtOf(ctx, host, guest.type);
       return { host, libvirt, domain: await libvirt.domains.lookupByUuid(guest.uuid, { signal: ctx.signal }) };
     } catch (error) {
       if (ctx.signal.aborted) throw error;

@@ -3,7 +3,16 @@ import { cidrHolds, formatIp, parseCidr, parseIp } from "./model/ip.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import type { NicModel } from "./model/vm.ts";
 import { withPool } from "./pools.ts";
-import { Affect, type CallOptions, type Libvirt, type Network, NetworkSection, NetworkUpdate } from "./rpc/index.ts";
+import {
+  Affect,
+  type CallOptions,
+  isLibvirtError,
+  type Libvirt,
+  type Network,
+  NetworkSection,
+  NetworkUpdate,
+  VirErr,
+} from "./rpc/index.ts";
 import { buildDhcpHost, observeNetwork } from "./xml/network.ts";
 
 type Addresses = Readonly<Record<string, string>>;
@@ -47,7 +56,7 @@ export async function reserveAddresses(
     const network = await libvirt.networks.find(name, options);
     if (network === undefined) continue;
     // Machines of one network come beside each other, and dnsmasq reads its list anew at each change.
-    await withPool(libvirt, `network ${name}`, async () => {
+    const bring = async (): Promise<void> => {
       const kept = await keptBy(libvirt, network, options);
       const asked = new Map(
         wanted.flatMap((one) => (one.network === name && one.address !== undefined ? [[one.mac, one.address]] : [])),
@@ -70,6 +79,10 @@ export async function reserveAddresses(
           if (there[mac] !== address) await update(NetworkUpdate.ADD_LAST, mac, address);
         }
       }
+    };
+    // One that went meanwhile keeps nothing for anybody.
+    await withPool(libvirt, `network ${name}`, bring).catch((error: unknown) => {
+      if (!isLibvirtError(error, VirErr.NO_NETWORK)) throw error;
     });
   }
 }

@@ -5,7 +5,7 @@ import type { HostFacts } from "./model/facts.ts";
 import { readImage } from "./model/image.ts";
 import { readKernel, requireKernel } from "./model/kernel-image.ts";
 import { diskVolumeName, seedVolumeName } from "./model/volume.ts";
-import { type PlacedDisk, resolveVm, targetOf } from "./model/vm-resolve.ts";
+import { type Inherited, type PlacedDisk, resolveVm, targetOf } from "./model/vm-resolve.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import type { VmModel } from "./model/vm.ts";
 import { refuseAddresses } from "./vm-addresses.ts";
@@ -23,6 +23,7 @@ export interface MadeWith {
   readonly instance_id: string;
   readonly lineage: string;
   readonly name?: string;
+  readonly inherited?: Inherited;
   readonly facts: HostFacts;
   readonly disks: readonly PlacedDisk[];
   /** From the text in the spec to the path on the host. */
@@ -54,7 +55,7 @@ export async function place(
   item: Who,
   host: { readonly address: Address; readonly facts: HostFacts },
   pools: ReadonlyMap<string, string>,
-  folder?: string,
+  { folder, inherited }: { readonly folder?: string; readonly inherited?: Inherited | undefined } = {},
 ): Promise<{ readonly made: MadeWith; readonly cargo: Cargo }> {
   const { desired, address, instance_id } = item;
   const { facts } = host;
@@ -89,7 +90,8 @@ export async function place(
           : { source: own, kind: "file", format: "qcow2", backing: path, ...sized },
       );
     } else if (disk.image === undefined) {
-      disks.push({ source: own, kind: "file", format: "qcow2", ...sized });
+      const { size: _theirs, ...kept } = inherited?.disks[target] ?? {};
+      disks.push({ source: own, kind: "file", format: "qcow2", ...kept, ...sized });
     } else {
       const image = await localImage(ctx, address, disk.image);
       const { format, virtual_size } = readImage(image.head, image.size);
@@ -134,6 +136,7 @@ export async function place(
       disks,
       files,
       networks,
+      ...(inherited !== undefined && { inherited }),
       ...(folder !== undefined && { folder }),
       ...(seed !== undefined && { seed: `${dir}/${seedVolumeName(lab, desired.name, seed.digest)}` }),
     },

@@ -10,7 +10,6 @@ export function unprovenParts(desired: VmDesired, plain = false): string[] {
   // Their guests were x86_64's; others have another firmware and another card.
   const foreign = plain || (desired.arch !== undefined && desired.arch !== "x86_64");
   return [
-    ...(desired.type === "container" ? ["a container (LXC)"] : []),
     ...(typeof desired.firmware === "object" && desired.firmware.secure_boot === true ? ["secure boot"] : []),
     ...(foreign && firmware === "uefi" ? ["UEFI firmware"] : []),
     ...(plain && (desired.shares ?? []).length > 0 ? ["a share (virtiofs, 9p)"] : []),

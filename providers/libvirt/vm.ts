@@ -1,6 +1,4 @@
 import { dirname } from "node:path/posix";
-import { Readable } from "node:stream";
-import { setTimeout as sleep } from "node:timers/promises";
 import {
   type Address,
   defineKind,
@@ -13,15 +11,13 @@ import {
   type ReconcileItem,
   sh,
 } from "../../src/index.ts";
-import { qemuHost, type QemuHost } from "./host-facts.ts";
-import { sendImage } from "./local-image.ts";
-import { objectName, uuidOf } from "./model/ids.ts";
-import { isOwn, type Owner } from "./model/owner.ts";
+import { type GuestType, qemuHost, type QemuHost } from "./host-facts.ts";
+import { uuidOf } from "./model/ids.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
 import { requireSupport } from "./model/vm-support.ts";
 import type { VmModel } from "./model/vm.ts";
-import { hostAddress, notOwned, readOnHosts, seenUuid, whereabouts } from "./on-host.ts";
-import { findPool, findVolume, openPool, readOwners, withPool, writeOwner } from "./pools.ts";
+import { byName, hostAddress, notOwned, readOnHosts, seenUuid, typeThere, whereabouts } from "./on-host.ts";
+import { findPool } from "./pools.ts";
 import { reachVm } from "./reach.ts";
 import { type Domain, DomainUndefine, DomainXml, isLibvirtError, VirErr } from "./rpc/index.ts";
 import { reservationsOf, reserveAddresses } from "./vm-addresses.ts";
@@ -37,37 +33,44 @@ import {
   refusePlain,
   removePlain,
 } from "./plain/vm.ts";
-import { poolAt, removeFiles } from "./vm-files.ts";
+import { removeFiles } from "./vm-files.ts";
+import { giveBack, inheritedOf } from "./vm-inherited.ts";
 import { changesOf, diffOf, observedOf, vmAttributes, type VmObserved } from "./vm-model.ts";
 import { type Cargo, type MadeWith, madeOf, place, requireParts, VM_FILES, wantedVm } from "./vm-place.ts";
+import { powerOff } from "./vm-power.ts";
 import { refuseUnproven } from "./vm-proven.ts";
 import { bringUp, choose, refuseGrowth, requireNear, withinRoom } from "./vm-room.ts";
+import { imageOnHost, supply } from "./vm-supply.ts";
 import { vmSchema } from "./model/vm-schema.ts";
 import { buildDomain } from "./xml/domain.ts";
 import { observeDomain } from "./xml/domain-observe.ts";
 import { observeVolume } from "./xml/storage.ts";
-import { buildVolume } from "./xml/storage.ts";
 
 type VmItem = Item<VmDesired, VmObserved>;
 
-/** How long a machine may take to shut down by itself before its power is cut. */
-const SHUTDOWN_MS = 20_000;
-
-async function hostAt(ctx: KindContext, item: VmItem, address: Address): Promise<QemuHost> {
+async function hostAt(ctx: KindContext, item: VmItem, address: Address, type: GuestType): Promise<QemuHost> {
   const { arch, machine } = item.desired;
-  return await qemuHost(ctx, address, [
-    { ...(arch !== undefined && { arch }), ...(machine !== undefined && { machine }) },
-  ]);
+  const want = { ...(arch !== undefined && { arch }), ...(machine !== undefined && { machine }) };
+  return await qemuHost(ctx, address, type === "container" ? [] : [want], type);
 }
 
-async function placed(ctx: KindContext, host: QemuHost, item: VmItem): Promise<{ made: MadeWith; cargo: Cargo }> {
+/** `domain`: what was found of it. */
+async function placed(
+  ctx: KindContext,
+  host: QemuHost,
+  item: VmItem,
+  domain: Domain | undefined,
+): Promise<{ made: MadeWith; cargo: Cargo }> {
   const pools = new Map<string, string>();
   for (const pool of await host.libvirt.pools.list({ signal: ctx.signal })) {
     const found = await findPool(host.libvirt, pool.name, ctx.signal);
     if (found !== undefined) pools.set(pool.name, found.path);
   }
-  const { made, cargo } = await place(ctx, item, host, pools);
-  const name = item.prior?.observed?.libvirt_name;
+  const former = item.prior?.observed?.made_with as MadeWith | undefined;
+  const theirs = item.prior === undefined && domain !== undefined && domain.uuid !== uuidOf(item.instance_id);
+  const inherited = theirs ? await inheritedOf(host, domain, ctx.signal) : former?.inherited;
+  const { made, cargo } = await place(ctx, item, host, pools, { inherited });
+  const name = theirs ? domain.name : item.prior?.observed?.libvirt_name;
   return { made: name === undefined ? made : { ...made, name }, cargo };
 }
 
@@ -77,7 +80,7 @@ async function findDomain(ctx: KindContext, host: QemuHost, item: VmItem): Promi
   const uuid = seenUuid(item.prior) ?? uuidOf(item.instance_id);
   const ours = all.find((one) => one.uuid === uuid);
   if (ours !== undefined || item.prior !== undefined) return ours;
-  return all.find((one) => one.name === objectName(ctx.lab.name, item.desired.name));
+  return byName(ctx, item, all);
 }
 
 /** What is not in a machine's XML and its spec speaks of: how large disks are, and what lies under them. */
@@ -94,8 +97,10 @@ async function diskFacts(ctx: KindContext, host: QemuHost, model: VmModel, wante
         ...(info.backing !== undefined && { backing: info.backing.path }),
       };
     } catch (error) {
-      // Its file is gone, or no pool's: then nothing is known of it, which shows.
       if (!isLibvirtError(error)) throw error;
+      // It is gone, which shows, or in no pool, as those of a machine that somebody else made.
+      const image = asked?.size === undefined ? undefined : await imageOnHost(ctx, host, disk.source);
+      if (image !== undefined) facts[disk.target] = { size: image.size };
     }
   }
   return facts;
@@ -152,13 +157,13 @@ async function readOne(ctx: KindContext, item: VmItem, on: PlainOn): Promise<Rea
     if (reading.is === "absent" && item.prior === undefined) await refuseUnfit(ctx, item);
     return reading;
   }
-  const host = await hostAt(ctx, item, address);
+  const host = await hostAt(ctx, item, address, typeThere(item));
   const domain = await findDomain(ctx, host, item);
   if (domain === undefined) {
     if (item.prior === undefined) await refuseUnfit(ctx, item);
     return { is: "absent" };
   }
-  const made = await madeOf(item, () => placed(ctx, host, item));
+  const made = await madeOf(item, () => placed(ctx, host, item, domain));
   const value = await look(ctx, host, domain, item.desired, made);
   return value === undefined ? { is: "absent" } : { is: "present", value };
 }
@@ -194,129 +199,10 @@ async function refuseUnfit(ctx: KindContext, item: VmItem): Promise<Placement | 
     await refusePlain(ctx, item, address, growing);
     return placement;
   }
-  const host = await hostAt(ctx, item, address);
-  const { made } = await placed(ctx, host, item);
+  const host = await hostAt(ctx, item, address, item.desired.type ?? "vm");
+  const { made } = await placed(ctx, host, item, undefined);
   if (!growing) requireSupport(wantedVm(item.desired, made), host.facts, item.address);
   return placement;
-}
-
-function ownerOf(made: MadeWith): Owner {
-  const { lab, address, instance_id, lineage } = made;
-  return { lab, address, instance_id, lineage };
-}
-
-/** Brings kernels, images and the seed to the host, and makes the machine's own layers. */
-async function supply(
-  ctx: OperationContext,
-  host: QemuHost,
-  model: VmModel,
-  made: MadeWith,
-  cargo: Cargo,
-): Promise<void> {
-  const { libvirt, machine } = host;
-  const options = { signal: ctx.signal };
-  const folder = `${VM_FILES}/${made.instance_id}`;
-  if (cargo.images.size > 0) await machine.exec(sh`umask 022; mkdir -p -- ${folder}`, options);
-  for (const [path, image] of cargo.images) await sendImage(ctx, machine, image, path);
-  const own = made.disks.filter((disk) => disk.source.split("/").pop()?.startsWith(`${model.name}-`) === true);
-  if (own.length === 0 && cargo.seed === undefined) return;
-  for (const disk of [...own, ...(made.seed === undefined ? [] : [{ source: made.seed, format: "raw" }])]) {
-    const name = await poolAt(ctx, host, dirname(disk.source));
-    await withPool(libvirt, name, async () => {
-      const pool = await openPool(libvirt, name, undefined, made.address, ctx.signal);
-      await libvirt.pools.refresh(pool.pool, options);
-      const file = disk.source.slice(pool.path.length + 1);
-      const owner = (await readOwners(ctx, host.address, [disk.source])).get(disk.source);
-      const there = await findVolume(libvirt, pool, file, ctx.signal);
-      if (there !== undefined && !isOwn(owner, made.instance_id)) {
-        throw notOwned(made.address, `a disk ${disk.source}`, host.address, owner);
-      }
-      const asked = "size" in disk ? disk.size : undefined;
-      if (there !== undefined && disk.source !== made.seed) {
-        if (asked !== undefined && there.info.size < asked && !model.running) {
-          await libvirt.volumes.resize(there.volume, asked, options);
-        }
-        return;
-      }
-      await writeOwner(ctx, host.address, disk.source, ownerOf(made));
-      if (disk.source === made.seed && cargo.seed !== undefined) {
-        const size = cargo.seed.image.length;
-        const volume =
-          there?.volume ??
-          (await libvirt.volumes.create(pool.pool, buildVolume({ name: file, format: "raw", size }), options));
-        await libvirt.volumes.upload(volume, Readable.from([cargo.seed.image]), options);
-        return;
-      }
-      const backing = "backing" in disk ? disk.backing : undefined;
-      const under = backing === undefined ? undefined : await backingOf(ctx, host, made, backing);
-      const size = Math.max(asked ?? 0, under?.size ?? 0);
-      if (asked !== undefined && under !== undefined && asked < under.size) {
-        throw new LabError(
-          "E_DISK_FIT",
-          `${file} is asked to have ${asked} bytes, and what is under it has ${under.size}`,
-          {
-            address: made.address,
-            hint: "a larger `size`, or none",
-          },
-        );
-      }
-      await libvirt.volumes.create(
-        pool.pool,
-        buildVolume({ name: file, format: "qcow2", size, ...(under !== undefined && { backing: under }) }),
-        options,
-      );
-    });
-  }
-}
-
-async function backingOf(ctx: KindContext, host: QemuHost, made: MadeWith, path: string) {
-  if (path.startsWith(`${VM_FILES}/`)) {
-    const said = await host.machine.exec(
-      sh`LC_ALL=C; export LC_ALL; od -An -tx1 -v -N32 -- ${path} | tr -d ${" \n"}; echo; stat -c %s -- ${path}`,
-      { signal: ctx.signal },
-    );
-    const [head = "", size = "0"] = said.stdout.toString("utf8").trim().split("\n");
-    const qcow2 = head.startsWith("514649fb");
-    return {
-      path,
-      format: qcow2 ? "qcow2" : "raw",
-      size: qcow2 ? Number(BigInt(`0x${head.slice(48, 64)}`)) : Number(size),
-    };
-  }
-  try {
-    const volume = await host.libvirt.volumes.lookupByPath(path, { signal: ctx.signal });
-    const info = observeVolume(await host.libvirt.volumes.xml(volume, { signal: ctx.signal }));
-    return { path, format: info.format === "iso" ? "raw" : info.format, size: info.size };
-  } catch (error) {
-    if (!isLibvirtError(error, VirErr.NO_STORAGE_VOL)) throw error;
-    throw new LabError("E_MISMATCH", `${path}, which a disk stands on, is not there`, {
-      address: made.address,
-      cause: error,
-      hint: "apply its volume as well",
-    });
-  }
-}
-
-/** Lets it shut down by itself; what does not hear that, or takes too long, loses its power. */
-async function powerOff(ctx: OperationContext, host: QemuHost, domain: Domain): Promise<void> {
-  const { domains } = host.libvirt;
-  const options = { signal: ctx.signal };
-  try {
-    if (!(await domains.isActive(domain, options))) return;
-    await domains.shutdown(domain, options).catch((error: unknown) => {
-      if (!isLibvirtError(error)) throw error;
-    });
-    const until = performance.now() + SHUTDOWN_MS;
-    while (performance.now() < until) {
-      if (!(await domains.isActive(domain, options))) return;
-      await sleep(250, undefined, options);
-    }
-    ctx.log("warn", `${domain.name} does not shut down by itself: its power is cut`);
-    await domains.destroy(domain, options);
-  } catch (error) {
-    // It went while it was waited for.
-    if (!isLibvirtError(error, VirErr.NO_DOMAIN, VirErr.OPERATION_INVALID)) throw error;
-  }
 }
 
 async function reconcile(ctx: OperationContext, item: ReconcileItem<VmDesired, VmObserved>): Promise<VmObserved> {
@@ -343,32 +229,35 @@ async function converge(
   defined?: () => Promise<void>,
 ): Promise<VmObserved> {
   if (isPlain(ctx, item, address)) return await convergePlain(ctx, item, address, defined);
-  const host = await hostAt(ctx, item, address);
+  const host = await hostAt(ctx, item, address, item.desired.type ?? "vm");
   const { domains } = host.libvirt;
   const options = { signal: ctx.signal };
-  const { made, cargo } = await placed(ctx, host, item);
   const found = await findDomain(ctx, host, item);
+  const { made, cargo } = await placed(ctx, host, item, found);
   const before = found && (await look(ctx, host, found, item.desired, made));
   const plan = wantedVm(item.desired, made);
   const wanted: VmModel = before === undefined ? plan : { ...plan, uuid: before.uuid, name: before.libvirt_name };
   requireSupport(wanted, host.facts, item.address);
   const stranger = found === undefined ? await domains.find(wanted.name, options) : undefined;
   if (stranger !== undefined) throw notOwned(item.address, `a machine ${wanted.name}`, host.address, undefined);
-  await supply(ctx, host, wanted, made, cargo);
+  const runs = found !== undefined && (await domains.isActive(found, options));
+  await supply(ctx, host, { desired: item.desired, runs }, made, cargo);
   const cards = [...wanted.networks, ...(before === undefined ? [] : (before.now as unknown as VmModel).networks)];
   await reserveAddresses(host.libvirt, cards, wanted.networks, options);
   const log = wanted.console.log;
   if (log !== undefined) await host.machine.exec(sh`mkdir -p -- ${dirname(log)}`, options);
   const changes = before === undefined ? [] : changesOf(item.desired, before);
   const live = changes.every((change) => change.effect === "live");
-  const stored = found && (await domains.xml(found, { ...options, flags: DomainXml.INACTIVE }));
+  // With the passwords of displays, which would be lost where it is written anew.
+  const flags = DomainXml.INACTIVE | DomainXml.SECURE;
+  const stored = found && (await domains.xml(found, { ...options, flags }));
   let domain = await domains.define(buildDomain(wanted, stored), options);
   await defined?.();
   if ((await domains.autostart(domain, options)) !== wanted.autostart) {
     await domains.setAutostart(domain, wanted.autostart, options);
   }
   const running = await domains.isActive(domain, options);
-  if (running && (!live || !wanted.running)) await powerOff(ctx, host, domain);
+  if (running && (!live || !wanted.running)) await powerOff(ctx, host, domain, wanted.type);
   else if (running && before !== undefined) {
     await changeLive(ctx, host.libvirt, domain, before.now as unknown as VmModel, wanted, changes);
   }
@@ -388,7 +277,7 @@ async function remove(ctx: OperationContext, item: VmItem, address: Address): Pr
     await removePlain(ctx, item, address);
     return;
   }
-  const host = await qemuHost(ctx, address);
+  const host = await qemuHost(ctx, address, [], typeThere(item));
   const domain = await findDomain(ctx, host, item);
   const seen = item.prior?.observed?.made_with as unknown as MadeWith | undefined;
   const paths = (seen?.disks ?? []).map((disk) => disk.source);
@@ -399,10 +288,22 @@ async function remove(ctx: OperationContext, item: VmItem, address: Address): Pr
     paths.push(...model.disks.flatMap((disk) => disk.source ?? []));
     if (model.cloud_init !== undefined) paths.push(model.cloud_init);
     // One that was there before labctl stays.
-    if (item.prior?.original !== undefined) return;
-    await powerOff(ctx, host, domain);
+    const { original } = item.prior ?? {};
+    if (original !== undefined) {
+      if (seen?.inherited === undefined) return;
+      await giveBack(ctx, host, domain, model, seen.inherited, original);
+      await removeFiles(ctx, host, item, paths);
+      return;
+    }
+    await powerOff(ctx, host, domain, model.type);
     await reserveAddresses(host.libvirt, model.networks, [], { signal: ctx.signal });
-    const flags = DomainUndefine.MANAGED_SAVE | DomainUndefine.SNAPSHOTS_METADATA | DomainUndefine.NVRAM;
+    // libvirt removes what a TPM of its definition holds, and not that of one which left it.
+    await host.machine.exec(sh`rm -rf -- ${`/var/lib/libvirt/swtpm/${model.uuid}`}`, { signal: ctx.signal });
+    // A container has none of these, and its driver refuses to hear of them.
+    const flags =
+      model.type === "container"
+        ? 0
+        : DomainUndefine.MANAGED_SAVE | DomainUndefine.SNAPSHOTS_METADATA | DomainUndefine.NVRAM;
     try {
       await host.libvirt.domains.undefine(domain, { flags, signal: ctx.signal });
     } catch (error) {
@@ -428,7 +329,13 @@ growing disks change live, everything else restarts them. One that was made stay
 A disk that leaves the spec is unplugged; its layer stays, and comes back with the disk. Deleting lets the machine shut down, for a while,
 and removes what it alone has: all its layers, its seed, its kernels, its fixed addresses.
 
-Containers (LXC), secure boot and vsock are experimental: no guest that really ran has shown them, and they need \`--experimental\`.
+\`type: container\` is a container of libvirt's LXC driver on the same host: its \`root\` is a directory there, which is used as it is
+and stays. It has processors, memory, cards, and shares, and no disks, kernel or firmware.
+
+A machine that was there before (\`labctl import vm.NAME NAME-OR-UUID\`) keeps its name, its disks (\`size\` alone speaks of the one
+in that place), the addresses of its cards, and devices that no spec speaks of; deleting it brings its definition back and leaves it there.
+
+Secure boot and vsock are experimental: no guest that really ran has shown them, and they need \`--experimental\`.
 So are UEFI and TPM on other processors than x86_64, and shares, huge pages and the watchdog where there is no libvirt.
 
 It names its \`host\`, or what the host must have: then labctl selects one when the machine is made, and where that fails the next that
@@ -437,6 +344,7 @@ fits.`,
   schema: vmSchema,
   attributes: vmAttributes,
   ownership: "exclusive",
+  importId: "its name or its UUID in libvirt on the `host` that its spec names",
 
   on: hostAddress,
 

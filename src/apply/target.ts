@@ -43,6 +43,8 @@ export interface Target {
   readonly taints: ReadonlySet<string>;
   readonly prior: Row | undefined;
   readonly instance_id: string;
+  /** What an import calls what it takes over, while the state knows nothing of it. */
+  readonly import_id?: string;
   readonly depends: readonly Address[];
   readonly options: ResourceOptions;
   readonly secrets: Readonly<Record<string, SecretSource>>;
@@ -57,6 +59,7 @@ export function itemOf(target: Target): Item<PlainMap, PlainMap> {
     unknown: target.view.unknown,
     prior: target.prior && priorOf(target.prior),
     instance_id: target.instance_id,
+    ...(target.import_id !== undefined && { import_id: target.import_id }),
   };
 }
 
@@ -127,6 +130,7 @@ export class TargetMaker {
       readonly parent?: Address;
       readonly depends: readonly Address[];
       readonly options: ResourceOptions;
+      readonly import_id?: string;
     },
     plain: ValueMap,
     prior: Row | undefined,
@@ -143,6 +147,7 @@ export class TargetMaker {
       taints: observedTaints(kind, view),
       prior,
       instance_id: prior?.instance_id ?? this.#ports.newId(),
+      ...(prior === undefined && of.import_id !== undefined && of.import_id !== "" && { import_id: of.import_id }),
       depends: of.depends,
       options: of.options,
       secrets,

@@ -40,6 +40,7 @@ export const CODES = {
   E_SECRET_UNAVAILABLE: { exit: 3, title: "a secret cannot be obtained" },
   E_SECRET_PERMISSIONS: { exit: 3, title: "a secret file that others can read" },
   E_SOURCE_FILE: { exit: 3, title: "a local file that the spec names cannot be read" },
+  E_IMPORT: { exit: 3, title: "an import of something that is not there, or is another thing" },
   E_MOVED: { exit: 3, title: "a rename that cannot be carried out" },
 
   // Arguments

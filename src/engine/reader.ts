@@ -18,6 +18,8 @@ export interface ReadInput {
   readonly kinds: ReadonlyMap<string, Kind>;
   /** What is known of references before anything was read. */
   readonly sources: ReferenceSources;
+  /** What imports call what they take over. */
+  readonly imports: ReadonlyMap<Address, string>;
   readonly newId: () => string;
   context(address: Address, signal: AbortSignal): KindContext;
   readonly signal: AbortSignal;
@@ -150,7 +152,7 @@ function withDerived(
 
 /** A resource as its kind sees it; undefined where neither spec nor state has it. */
 export function itemFor(
-  input: Pick<ReadInput, "resources" | "rows" | "kinds" | "sources" | "newId">,
+  input: Pick<ReadInput, "resources" | "rows" | "kinds" | "sources" | "imports" | "newId">,
   address: Address,
 ): { kind: Kind; item: Item<PlainMap, PlainMap> } | undefined {
   const resource = input.resources.get(address);
@@ -167,6 +169,7 @@ export function itemFor(
   const desired: ValueMap = resource === undefined ? rowDesired(row) : resolveMap(resource.desired, input.sources);
   const view = viewOf(desired, kind);
   const parent = resource?.parent ?? row?.parent;
+  const imported = row === undefined ? input.imports.get(address) : undefined;
   return {
     kind,
     item: {
@@ -177,6 +180,7 @@ export function itemFor(
       unknown: view.unknown,
       prior: row && priorOf(row),
       instance_id: row?.instance_id ?? input.newId(),
+      ...(imported !== undefined && imported !== "" && { import_id: imported }),
     },
   };
 }

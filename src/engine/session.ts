@@ -44,7 +44,7 @@ import {
 import type { Machine, ResettablePool } from "../transport/index.ts";
 import { freshPlan, verdict } from "./fresh.ts";
 import { refuseExperimental, refuseOtherLab } from "./guard.ts";
-import { importRows } from "./imports.ts";
+import { checkImports, requireImported } from "./imports.ts";
 import { labScheduler } from "./scheduler.ts";
 import { makeInventory } from "./inventory.ts";
 import { localFiles } from "./local-files.ts";
@@ -142,7 +142,7 @@ export class Session implements LabSession {
     this.#experimental = options.experimental;
     refuseExperimental(this.kinds, resources, moved.rows, options.experimental);
     const imports = new Map([...this.lab.imports, ...(options.imports ?? [])].map((one) => [one.address, one.id]));
-    importRows(imports, this.#resources, kinds);
+    checkImports(imports, this.#resources, kinds);
     const graph = dependencyGraph(resources, moved.rows);
     const selected = new Set(
       [...selectAddresses(graph, options, options.mode)].filter((address) => this.#owns(address, view, moved.from)),
@@ -160,6 +160,7 @@ export class Session implements LabSession {
       rows: moved.rows,
       kinds,
       sources: this.#staticSources(secrets),
+      imports,
       newId,
       context: (address, bounded) => this.#context(address, bounded),
       signal,
@@ -169,6 +170,7 @@ export class Session implements LabSession {
       ? looked.readings
       : new Map([...wanted].map((address) => [address, rowReading(moved.rows.get(address))]));
     reading();
+    if (options.mode === "normal") requireImported(imports, moved.rows, readings, kinds, this.#resources);
 
     const planning = this.#clock("plan");
     const made = makePlan({
@@ -320,7 +322,8 @@ export class Session implements LabSession {
   async #looked(address: Address, rows: ReadonlyMap<Address, Row>, signal: AbortSignal) {
     const secrets = await resolveSecrets(this.lab, new Set([address]), this.#resources, this.#parts.secret);
     const sources = this.#staticSources(secrets);
-    const found = itemFor({ resources: this.#resources, rows, kinds: this.kinds, sources, newId }, address);
+    const imports = new Map(this.lab.imports.map((one) => [one.address, one.id]));
+    const found = itemFor({ resources: this.#resources, rows, kinds: this.kinds, sources, imports, newId }, address);
     if (found === undefined) throw new LabError("E_ADDRESS_UNKNOWN", `there is no ${address}`, { address });
     const on = found.kind.on?.(found.item.desired);
     // Which machine it is on may be known only once it is looked for.

@@ -72,6 +72,11 @@ export interface Item<D, O> {
   readonly prior: Prior<D, O> | undefined;
   /** Stable for the life of the resource, journaled before the first call. */
   readonly instance_id: string;
+  /**
+   * What it is called where it is, by the words of an import that takes it over; see {@link Kind.importId}. Absent as soon as the
+   * state knows something of it, which says better what it is.
+   */
+  readonly import_id?: string;
 }
 
 export interface ReconcileItem<D, O> extends Item<D, O> {
@@ -271,8 +276,16 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
   /** How to undo it by hand, for what could not be deleted. */
   manualCleanup?(item: Item<D, O>): string;
   list?(ctx: KindContext, parent: Address | undefined): AsyncIterable<{ readonly id: string; readonly value: O }>;
-  /** The desired properties that identify what `import:` names by `id`. Default: the section's key. */
+  /**
+   * The desired properties that identify what `import:` names by `id`; an import whose id speaks of another one is refused. Default:
+   * the section's key.
+   */
   fromImportId?(id: string): Partial<D>;
+  /**
+   * For kinds that find what has a name of its own by {@link Item.import_id}: what an id may be, as it completes "known by".
+   * Without it nothing is imported under another name than the spec's.
+   */
+  readonly importId?: string;
   /** For kinds that are machines: how to reach it. Undefined: not (yet) reachable from what is known. */
   machine?(desired: D, observed: O | undefined, context: MachineContext): ConnectionSpec | undefined;
   /**

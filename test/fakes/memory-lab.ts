@@ -95,6 +95,7 @@ export class MemoryLab {
       rows: moved.rows,
       kinds: this.kinds,
       sources: { secret, attribute: () => undefined },
+      imports: request.imports ?? new Map(),
       newId: () => this.#id(),
       context: (address, signal) => this.#context(address, signal),
       signal: new AbortController().signal,

@@ -114,7 +114,8 @@ export function diffVm(desired: VmModel, observed: VmModel): VmChange[] {
  */
 export function diffRunningVm(desired: VmModel, running: VmModel, config: VmModel): VmChange[] {
   // Memory is given back by the guest's balloon driver, when it has one and gets round to it: that libvirt asks for it is enough.
-  const asked = desired.memory.size === config.memory.size && desired.memory.size <= running.memory.max;
+  const balloon = desired.type === "vm" && desired.memory.size <= running.memory.max;
+  const asked = balloon && desired.memory.size === config.memory.size;
   const now = diffVm(desired, running).filter((change) => !(asked && change.path === "memory.size"));
   const seen = new Set(now.map((change) => change.path));
   const later = diffVm(desired, { ...config, running: running.running, autostart: running.autostart })

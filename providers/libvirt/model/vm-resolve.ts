@@ -18,6 +18,16 @@ export interface PlacedDisk {
   readonly backing?: string;
 }
 
+/** What a machine that was there before labctl has already; where its spec says nothing else it stays. */
+export interface Inherited {
+  /** Its definition, to which deleting it goes back. */
+  readonly definition: string;
+  /** Addresses of its cards, in order. */
+  readonly macs: readonly string[];
+  /** Its disks, by target. */
+  readonly disks: Readonly<Record<string, PlacedDisk>>;
+}
+
 /** What a machine's model is made of besides its own properties. */
 export interface VmContext {
   readonly lab: string;
@@ -28,6 +38,7 @@ export interface VmContext {
   readonly digest?: string;
   /** Its name in libvirt, where it was imported. */
   readonly name?: string;
+  readonly inherited?: Inherited;
   readonly facts: HostFacts;
   /** One for each of `desired.disks`, in order. */
   readonly disks: readonly PlacedDisk[];
@@ -138,7 +149,7 @@ function guestEmulator(facts: HostFacts, arch: Arch, container: boolean): string
 
 function refuseForContainer(desired: VmDesired, wrong: Wrong): void {
   const not = [
-    ...(["machine", "disks", "boot", "cloud_init", "hugepages", "watchdog"] as const).filter(
+    ...(["machine", "disks", "boot", "cloud_init", "hugepages", "watchdog", "console", "agent"] as const).filter(
       (key) => desired[key] !== undefined && desired[key] !== false,
     ),
     ...(desired.tpm === true ? ["tpm"] : []),
@@ -317,7 +328,7 @@ function nicOf(
   if (nic.user === true && nic.mtu !== undefined)
     throw wrong(`network card ${at}: QEMU's own network has no \`mtu\` to set`);
   return {
-    mac: nic.mac?.toLowerCase() ?? macOf(context.instance_id, at),
+    mac: nic.mac?.toLowerCase() ?? context.inherited?.macs[at] ?? macOf(context.instance_id, at),
     ...(network !== undefined && { network }),
     ...(nic.bridge !== undefined && { bridge: nic.bridge }),
     ...(nic.user === true && { user: true as const }),

@@ -41,7 +41,7 @@ function madeWith(item: Pick<VmItem, "prior">): MadeWith | undefined {
 }
 
 async function placed(ctx: KindContext, host: PlainHost, item: VmItem) {
-  return await place(ctx, item, host, new Map(), filesOf(host.root, item.instance_id).folder);
+  return await place(ctx, item, host, new Map(), { folder: filesOf(host.root, item.instance_id).folder });
 }
 
 /** A host as several readings share it: what it can run is asked once, and only where a machine of QEMU alone may be there. */

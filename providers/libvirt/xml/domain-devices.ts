@@ -34,6 +34,31 @@ export function deviceKey(device: XmlElement): string | undefined {
   }
 }
 
+/** Devices that no spec speaks of: whoever gave them to a machine keeps them. */
+const FOREIGN: ReadonlySet<string> = new Set([
+  "audio",
+  "crypto",
+  "graphics",
+  "hostdev",
+  "hub",
+  "input",
+  "iommu",
+  "nvram",
+  "panic",
+  "parallel",
+  "redirdev",
+  "shmem",
+  "smartcard",
+  "sound",
+  "video",
+]);
+
+/** Whether it is another's, and stays where a definition is written anew. */
+export function isForeign(device: XmlElement): boolean {
+  if (device.name === "channel") return find(device, "target")?.attrs["name"] !== AGENT_PORT;
+  return FOREIGN.has(device.name);
+}
+
 /** Every device of a machine, in an order that libvirt keeps where it can. */
 export function deviceElements(model: VmModel, addressOf: AddressOf): XmlElement[] {
   const placed = placing(model, addressOf);

@@ -7,6 +7,7 @@ import {
   deviceElements,
   deviceKey,
   diskElement,
+  isForeign,
   nicElement,
 } from "./domain-devices.ts";
 import { metadataElement, PREFIXES } from "./owner.ts";
@@ -14,7 +15,8 @@ import { all, attrAt, el, find, formatXml, parseXml, type XmlElement } from "./t
 
 /**
  * The XML that defines a machine. `current`: the definition that it replaces, so that devices that stay keep their places (a card
- * that moved on the bus is another card to the guest) and the machine its version of the machine type.
+ * that moved on the bus is another card to the guest) and the machine its version of the machine type. Devices that no spec speaks of
+ * stay with it.
  */
 export function buildDomain(model: VmModel, current?: string): string {
   const old = current === undefined ? undefined : parseXml(current, "domain");
@@ -57,6 +59,7 @@ function domainElement(model: VmModel, old: XmlElement | undefined): XmlElement 
       model.emulator !== undefined && el("emulator", {}, model.emulator),
       ...controllerElements(model, buses, addressOf),
       ...deviceElements(model, addressOf),
+      ...(kept?.children ?? []).filter(isForeign),
     ),
   );
 }

@@ -3,9 +3,17 @@ import type { NetworkModel } from "../model/network.ts";
 import { metadataElement, observeOwner, PREFIXES } from "./owner.ts";
 import { all, attrAt, el, find, formatXml, parseXml, textAt, wholeNumber, type XmlElement } from "./tree.ts";
 
-/** The XML that defines a network. */
-export function buildNetwork(model: NetworkModel): string {
+/** Parts of a network that no spec speaks of: whoever gave them to it keeps them. */
+const FOREIGN: ReadonlySet<string> = new Set(["mac", "bandwidth", "vlan", "virtualport", "port", "portgroup", "route"]);
+
+/**
+ * The XML that defines a network. `current`: the definition that it replaces, whose bridge keeps its MAC address (another one is lost
+ * to machines until they ask for it again), and all of which no spec speaks.
+ */
+export function buildNetwork(model: NetworkModel, current?: string): string {
   const ownBridge = model.forward !== "bridge";
+  const kept =
+    current === undefined ? [] : parseXml(current, "network").children.filter(({ name }) => FOREIGN.has(name));
   return formatXml(
     el(
       "network",
@@ -21,6 +29,7 @@ export function buildNetwork(model: NetworkModel): string {
       model.ipv4 !== undefined && ipv4Element(model, model.ipv4),
       model.ipv6 !== undefined &&
         el("ip", { family: "ipv6", address: model.ipv6.gateway, prefix: parseCidr(model.ipv6.cidr)?.prefix }),
+      ...kept,
     ),
     PREFIXES,
   );
