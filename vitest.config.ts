@@ -10,13 +10,13 @@ export default defineConfig({
       },
       {
         extends: true,
-        // System tests share real daemons and ports: one file at a time keeps a two-core machine honest.
+        // Each file has machines, networks and folders of its own, and most of its time waits for them: two at a time fill two cores.
         test: {
           name: "system",
           include: ["test/{conformance,system}/**/*.test.ts"],
           testTimeout: 120_000,
-          hookTimeout: 120_000,
-          fileParallelism: false,
+          hookTimeout: 240_000,
+          maxWorkers: 2,
         },
       },
       {

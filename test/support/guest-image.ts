@@ -4,10 +4,12 @@
  */
 import { execFile, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
+import { isAlive } from "./sshd-network.ts";
 
 const run = promisify(execFile);
 
@@ -153,7 +155,11 @@ function imageAt(folder: string): GuestImage {
 export async function guestImage(): Promise<GuestImage> {
   const recipe = JSON.stringify([PACKAGES, EARLY, EARLY_INIT, CUSTOMIZE, KERNEL, FETCH_KERNEL, MMDEBSTRAP]);
   const folder = join(CACHE, createHash("sha256").update(recipe).digest("hex").slice(0, 16));
-  if (!existsSync(folder)) await build(folder);
+  while (!existsSync(folder)) {
+    // Another file's tests may be at it: it is made once.
+    if (existsSync(CACHE) && readdirSync(CACHE).some(isBuild)) await sleep(500);
+    else await build(folder);
+  }
   return imageAt(folder);
 }
 
@@ -173,15 +179,19 @@ const MMDEBSTRAP = [
   "--dpkgopt=path-exclude=/usr/share/locale/*",
 ];
 
+/** A folder of somebody who is making an image now. */
+function isBuild(name: string): boolean {
+  const pid = /^new-(\d+)$/.exec(name)?.[1];
+  return pid !== undefined && isAlive(Number(pid));
+}
+
 async function build(folder: string): Promise<void> {
   mkdirSync(CACHE, { recursive: true });
-  // Images of older recipes, and what a build that was killed left; one that is at work is left alone.
-  for (const name of readdirSync(CACHE)) {
-    const path = join(CACHE, name);
-    if (!name.startsWith("new-") || statSync(path).mtimeMs < Date.now() - 2 * BUILD_MS)
-      rmSync(path, { recursive: true, force: true });
-  }
-  const out = mkdtempSync(join(CACHE, "new-"));
+  // Images of older recipes, and what a build that was killed left.
+  for (const name of readdirSync(CACHE))
+    if (!isBuild(name)) rmSync(join(CACHE, name), { recursive: true, force: true });
+  const out = join(CACHE, `new-${process.pid}`);
+  mkdirSync(out);
   // Unpacking thousands of small files is several times quicker where none of them is forced to a disk.
   const tree = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "labctl-guest-"));
   const timeout = BUILD_MS;

@@ -14,7 +14,7 @@
  * AppArmor). There is no /dev/kvm: domains are of type `qemu`.
  */
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { type MachineOptions, machinesUnavailable, startMachine, type TestMachine } from "./sshd.ts";
 
@@ -160,8 +160,12 @@ export async function startLibvirtd(options: LibvirtdOptions = {}): Promise<Test
     try {
       await virt.start();
       if (!existsSync(CACHE)) {
-        mkdirSync(CACHE, { recursive: true });
-        cpSync(host.root(CAPABILITIES), CACHE, { recursive: true });
+        const aside = `${CACHE}-${process.pid}`;
+        mkdirSync(aside, { recursive: true });
+        cpSync(host.root(CAPABILITIES), aside, { recursive: true });
+        // Another file's machines may have been as far at the same time.
+        if (existsSync(CACHE)) rmSync(aside, { recursive: true });
+        else renameSync(aside, CACHE);
       }
     } catch (error) {
       const log = await host.exec(
