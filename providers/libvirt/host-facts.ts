@@ -1,7 +1,7 @@
-import { type Address, type KindContext, type Machine, type Plain } from "../../src/index.ts";
+import { type Address, type KindContext, LabError, type Machine, type Plain } from "../../src/index.ts";
 import { type Arch, defaultMachine, libvirtArch } from "./model/arch.ts";
 import type { HostCapabilities, HostFacts } from "./model/facts.ts";
-import { type Libvirt, sharedLibvirt } from "./rpc/index.ts";
+import { isLibvirtError, type Libvirt, sharedLibvirt, VirErr } from "./rpc/index.ts";
 import { parseCapabilities, parseDomainCapabilities } from "./xml/capabilities.ts";
 
 export const DEFAULT_URI = "qemu:///system";
@@ -36,6 +36,20 @@ export function uriOf(ctx: KindContext, host: Address, type: GuestType = "vm"): 
   return type === "container" && !uri.startsWith("lxc:") ? CONTAINER_URI : uri;
 }
 
+/** The host's libvirt, by the driver for that type. Rejects as sharedLibvirt() does, and with E_VM_UNSUPPORTED where that is missing. */
+export async function driverOf(ctx: KindContext, host: Address, type: GuestType): Promise<Libvirt> {
+  try {
+    return await sharedLibvirt(ctx.machine(host), { uri: uriOf(ctx, host, type), signal: ctx.signal });
+  } catch (error) {
+    if (type !== "container" || !isLibvirtError(error, VirErr.NO_CONNECT)) throw error;
+    throw new LabError("E_VM_UNSUPPORTED", `libvirt on ${host} has no driver for containers`, {
+      address: host,
+      hint: "install it there (Debian: libvirt-daemon-driver-lxc), and restart libvirtd",
+      cause: error,
+    });
+  }
+}
+
 /**
  * Whether KVM works on a host: what its facts found when they tried (host.ts). Before its first apply nobody has tried, and what
  * libvirt offers counts. Pure.
@@ -59,8 +73,7 @@ export async function qemuHost(
   type: GuestType = "vm",
 ): Promise<QemuHost> {
   const machine = ctx.machine(host);
-  const uri = uriOf(ctx, host, type);
-  const libvirt = await sharedLibvirt(machine, { uri, signal: ctx.signal });
+  const libvirt = await driverOf(ctx, host, type);
   const options = { signal: ctx.signal };
   const [text, node] = await Promise.all([libvirt.capabilities(options), libvirt.node.info(options)]);
   const capabilities = parseCapabilities(text);

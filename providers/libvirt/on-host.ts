@@ -7,10 +7,10 @@ import {
   type PropertyDiff,
   type Reading,
 } from "../../src/index.ts";
-import { type GuestType, hasLibvirt, uriOf } from "./host-facts.ts";
+import { driverOf, type GuestType, hasLibvirt } from "./host-facts.ts";
 import { objectName } from "./model/ids.ts";
 import type { Owner } from "./model/owner.ts";
-import { type Libvirt, sharedLibvirt } from "./rpc/index.ts";
+import type { Libvirt } from "./rpc/index.ts";
 
 /** What networks, volumes and machines have in common: they are made on a host, which their spec may name. */
 interface OnHost {
@@ -74,7 +74,7 @@ export async function libvirtOf(ctx: KindContext, host: Address, type: GuestType
       hint: "networks, volumes, and machines that were made with libvirt need a host that has it; machines of QEMU alone take `image`, `bridge` and `user: true`",
     });
   }
-  return await sharedLibvirt(ctx.machine(host), { uri: uriOf(ctx, host, type), signal: ctx.signal });
+  return await driverOf(ctx, host, type);
 }
 
 /** Errors that say something of the spec or of labctl, and not of a host that cannot be read. */

@@ -47,9 +47,16 @@ export function requireImported(
   readings: Readings,
   kinds: ReadonlyMap<string, Kind>,
   resources: ReadonlyMap<Address, Resource>,
+  refreshed: boolean,
 ): void {
   for (const [address, id] of imports) {
     if (rows.has(address) || readings.get(address)?.is !== "absent") continue;
+    if (!refreshed) {
+      throw new LabError("E_USAGE", `cannot import ${address} without looking at it`, {
+        address,
+        hint: "leave out --no-refresh until the state has it",
+      });
+    }
     const kind = kinds.get(resources.get(address)?.kind ?? "");
     throw new LabError("E_IMPORT", `cannot import ${address}: there is no ${id === "" ? "such thing" : `"${id}"`}`, {
       address,

@@ -170,7 +170,8 @@ export class Session implements LabSession {
       ? looked.readings
       : new Map([...wanted].map((address) => [address, rowReading(moved.rows.get(address))]));
     reading();
-    if (options.mode === "normal") requireImported(imports, moved.rows, readings, kinds, this.#resources);
+    if (options.mode === "normal")
+      requireImported(imports, moved.rows, readings, kinds, this.#resources, options.refresh);
 
     const planning = this.#clock("plan");
     const made = makePlan({

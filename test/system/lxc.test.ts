@@ -26,7 +26,7 @@ printf '%s\\n' '${INIT}' >/srv/box/sbin/init; printf '%s\\n' '${GIVEN}' >/srv/bo
 let virt: TestLibvirtd;
 let ws: Workspace;
 
-function lab(box: object | undefined, more: object = {}): void {
+function lab(box: object | undefined, more: object = {}, hosts: object = {}): void {
   const common = {
     host: "kvm",
     type: "container",
@@ -38,7 +38,7 @@ function lab(box: object | undefined, more: object = {}): void {
   ws.write("lab.yaml", {
     labctl: 1,
     name: "boxes",
-    hosts: { kvm: hostOf(virt.host, { qemu_host: {} }) },
+    hosts: { kvm: hostOf(virt.host, { qemu_host: {} }), ...hosts },
     networks: { test: { host: "kvm", cidr: "10.77.0.0/24" } },
     vms: { ...(box && { box: { ...common, container, shares, ...box } }), ...more },
   });
@@ -152,6 +152,23 @@ describe("containers", { timeout: 120_000 }, () => {
     lab({});
     await ws.apply();
     expect(await virt.virsh("list", "--all", "--name")).toBe("");
+  });
+
+  test("a host whose libvirt has no driver for them is told with what it lacks", async () => {
+    const bare = await startLibvirtd({
+      name: "bare",
+      setup: "rm /usr/lib/*/libvirt/connection-driver/libvirt_driver_lxc.so",
+    });
+    try {
+      const other = { host: "bare", type: "container", memory: "64MiB", container: { root: "/srv/box" } };
+      lab({}, { other }, { bare: hostOf(bare.host, { qemu_host: {} }) });
+      const run = await ws.run(["plan"]);
+      expect(run.code, run.output).toBe(8);
+      expect(run.output).toContain("libvirt-daemon-driver-lxc");
+    } finally {
+      lab({});
+      await bare.stop();
+    }
   });
 
   test("destroy leaves its directories, and nothing else", async () => {
