@@ -14,6 +14,7 @@ import {
   selectionError,
 } from "../../src/index.ts";
 import { digestOf } from "./boot-file.ts";
+import { requireDiskLimit } from "./disk-limit.ts";
 import { clear, deploy, findDomain, mark, stop } from "./environment-deploy.ts";
 import { afterFailure, clearQuietly, wellBoot } from "./environment-failure.ts";
 import { bootImages, derivedDigests } from "./environment-images.ts";
@@ -157,6 +158,7 @@ Where a host fails, the next one that fits is tried.`,
 
   async prepare(ctx, item) {
     hostFor(ctx, item.address, item.desired);
+    await requireDiskLimit(ctx, item.address);
     if (item.prior?.observed === undefined) {
       const { request, selection } = await previewHost(ctx, guestOf(ctx, item.address, item.instance_id, item.desired));
       if (selection.verdict === "never") throw selectionError(request, selection);

@@ -11,6 +11,7 @@ import {
   type ReconcileItem,
   sh,
 } from "../../src/index.ts";
+import { requireDiskLimit } from "./disk-limit.ts";
 import { type GuestType, qemuHost, type QemuHost } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
 import type { VmDesired } from "./model/vm-schema.ts";
@@ -356,6 +357,7 @@ fits.`,
 
   async prepare(ctx, item) {
     await requireParts(ctx, item);
+    await requireDiskLimit(ctx, item.address);
     const host = hostAddress(item.desired) ?? whereabouts(item)[0];
     if (host !== undefined && isPlain(ctx, item, host)) refuseOnPlain(ctx, item, host);
     const seen = item.prior?.observed;

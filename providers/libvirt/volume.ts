@@ -12,6 +12,7 @@ import {
   type PropertyDiff,
   type Reading,
 } from "../../src/index.ts";
+import { requireDiskLimit } from "./disk-limit.ts";
 import { type LocalImage, localImage, sendImage } from "./local-image.ts";
 import { makeSeed, type Seed } from "./model/cloud-init.ts";
 import { diskFitErrors } from "./model/disk-fit.ts";
@@ -325,6 +326,7 @@ It grows, and does not shrink. Another content is another volume: it is made ane
   taints: (sensitive) => ([...sensitive].some((path) => path.startsWith("seed")) ? ["digest"] : []),
 
   async prepare(ctx, item) {
+    await requireDiskLimit(ctx, item.address);
     const { image, virtual } = await contentOf(ctx, item);
     const seed = seedOf(ctx, item);
     const digest = image?.sha256 ?? seed?.digest;

@@ -176,7 +176,11 @@ const limits: Schema = {
   properties: {
     memory: { ...SIZE, description: "Memory.", examples: ["16GiB"] },
     cpus: { type: "integer", minimum: 1, description: "Processors.", examples: [16] },
-    disk: { ...SIZE, description: "Disk space.", examples: ["100GiB"] },
+    disk: {
+      ...SIZE,
+      description: "Disks and volumes, as machines see them: also what is not filled yet.",
+      examples: ["100GiB"],
+    },
     environments: { type: "integer", minimum: 1, description: "Environments at once.", examples: [8] },
   },
   additionalProperties: false,

@@ -10,12 +10,13 @@ const MIB = 1024 ** 2;
 let virt: TestLibvirtd;
 let ws: Workspace;
 
-function lab(volumes: Readonly<Record<string, object>>): void {
+function lab(volumes: Readonly<Record<string, object>>, more: object = {}): void {
   ws.write("lab.yaml", {
     labctl: 1,
     name: "vols",
     hosts: { kvm: hostOf(virt.host, { qemu_host: {} }) },
-    volumes: Object.fromEntries(Object.entries(volumes).map(([name, more]) => [name, { host: "kvm", ...more }])),
+    volumes: Object.fromEntries(Object.entries(volumes).map(([name, of]) => [name, { host: "kvm", ...of }])),
+    ...more,
   });
 }
 
@@ -64,6 +65,30 @@ describe("volumes", { timeout: 120_000 }, () => {
       ),
     ).toBe("labctl labctl");
     expect(await ws.pending()).toEqual({});
+  });
+
+  test("what the lab may have of disk in all is counted before anything is made, machines included", async () => {
+    // A machine's layer over a volume counts, and a volume that it uses as it is counts once.
+    const disks = [{ volume: "layer" }, { size: "20MiB" }, { volume: "plain", direct: true }];
+    const vms = { box: { host: "kvm", memory: "64MiB", running: false, disks } };
+    const there = await virt.run("sh", "-c", `ls ${IMAGES}`);
+    for (const [disk, who] of [
+      ["203MiB", "vm.box"],
+      ["119MiB", "volume.plain"],
+      ["47MiB", "volume.base"],
+    ] as const) {
+      lab(ALL, { vms, limits: { disk } });
+      const run = await ws.run(["apply", "--auto-approve"]);
+      expect(run.code, run.output).toBe(8);
+      expect(run.output).toContain(
+        "its disks and volumes have 204.0 MiB: volume.base 48.0 MiB, volume.layer 64.0 MiB, volume.plain 8.0 MiB, vm.box 84.0 MiB",
+      );
+      expect(run.output.match(/E_NEVER_FITS/g)).toHaveLength(1);
+      expect(run.output).toContain(`${who} (lab.yaml:`);
+    }
+    lab(ALL, { vms, limits: { disk: "204MiB" } });
+    expect(await ws.pending()).toMatchObject({ "vm.box": expect.stringMatching(/^create/) });
+    expect(await virt.run("sh", "-c", `ls ${IMAGES}`)).toBe(there);
   });
 
   test("grow", async () => {

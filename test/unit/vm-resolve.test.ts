@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { bridgeOf, macOf, objectName, shareTag, uuidOf } from "../../providers/libvirt/model/ids.ts";
 import type { HostFacts } from "../../providers/libvirt/model/facts.ts";
-import { beyondLimits } from "../../providers/libvirt/model/limits.ts";
+import { firstBeyond } from "../../providers/libvirt/disk-limit.ts";
 import { isOwn } from "../../providers/libvirt/model/owner.ts";
 import { diskName, resolveVm, type VmContext } from "../../providers/libvirt/model/vm-resolve.ts";
 import type { VmDesired } from "../../providers/libvirt/model/vm-schema.ts";
@@ -208,14 +208,14 @@ describe("ids", () => {
   });
 });
 
-describe("the lab's limits", () => {
-  const one = { address: "vm.a", cpus: 2, memory: 1024 * MIB, disk: 0 };
-  test("are of all together, and what goes beyond them is named", () => {
-    expect(beyondLimits({}, [one, one])).toEqual([]);
-    expect(beyondLimits({ cpus: 4, memory: "2GiB" }, [one, one])).toEqual([]);
-    expect(beyondLimits({ cpus: 3, memory: "2047MiB", disk: "1GiB" }, [one, one])).toEqual([
-      "4 processors, of 3",
-      "2.0 GiB of memory, of 2.0 GiB",
-    ]);
+describe("the lab's limit of disk", () => {
+  const demand = (address: string, bytes: number): { address: string; bytes: number } => ({ address, bytes });
+  test("is of all together, and the one that goes beyond it is named", () => {
+    const all = [demand("volume.a", 10), demand("volume.b", 0), demand("vm.c", 5), demand("vm.d", 1)];
+    expect(firstBeyond(16, all)).toBeUndefined();
+    expect(firstBeyond(15, all)).toEqual(demand("vm.d", 1));
+    expect(firstBeyond(14, all)).toEqual(demand("vm.c", 5));
+    expect(firstBeyond(9, all)).toEqual(demand("volume.a", 10));
+    expect(firstBeyond(0, [])).toBeUndefined();
   });
 });

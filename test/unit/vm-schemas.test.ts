@@ -1,6 +1,5 @@
 import { Ajv } from "ajv";
 import { describe, expect, test } from "vitest";
-import { limitsSchema } from "../../providers/libvirt/model/limits.ts";
 import { networkSchema } from "../../providers/libvirt/model/network-schema.ts";
 import { vmSchema } from "../../providers/libvirt/model/vm-schema.ts";
 import { volumeSchema } from "../../providers/libvirt/model/volume-schema.ts";
@@ -14,7 +13,6 @@ const schemas: Readonly<Record<string, Schema>> = {
   network: networkSchema,
   vm: vmSchema,
   volume: volumeSchema,
-  limits: limitsSchema,
 };
 const validators = new Map(Object.entries(schemas).map(([name, schema]) => [name, ajv.compile(schema)]));
 
@@ -67,7 +65,6 @@ describe("what users write", () => {
       },
     ],
     ["vm", { name: "c", host: "h", type: "container", container: { root: "/srv/c", args: ["-c", "x"] } }],
-    ["limits", { memory: "16GiB", cpus: 16, disk: "100GiB", environments: 8 }],
   ])("%s %j", (name, value) => {
     const validate = validators.get(name);
     expect(validate?.(value), JSON.stringify(validate?.errors)).toBe(true);
