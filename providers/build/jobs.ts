@@ -1,6 +1,6 @@
 import { LabError, type Machine, sh } from "../../src/index.ts";
 import { cancelScript, statusScript } from "./job-script.ts";
-import { type BuildPaths, jobDirectory } from "./layout.ts";
+import { jobDirectory } from "./layout.ts";
 import { requireSuccess, runScript } from "./text.ts";
 
 export interface JobResult {
@@ -137,22 +137,6 @@ export async function cancelJob(machine: Machine, workdir: string, digest: strin
     });
   }
   return answer === "ended";
-}
-
-/** Removes a build's job and outputs from its server, as after they were stored; its objects stay. Refuses while it runs. */
-export async function discardJob(machine: Machine, paths: BuildPaths): Promise<void> {
-  const job = await findJob(machine, paths.workdir, paths.job.slice(paths.job.lastIndexOf("/") + 1));
-  if (job?.state === "running") {
-    throw new LabError("E_COMMAND_FAILED", "the build is still running", {
-      address: machine.address,
-      hint: "cancel it first",
-    });
-  }
-  requireSuccess(
-    machine,
-    await runScript(machine, sh`rm -rf -- ${paths.job} ${paths.outputs} ${`${paths.outputs}.new`} || exit 1`),
-    "removing a build",
-  );
 }
 
 /** The log of a build so far; at most `limit` bytes, of the end. */

@@ -93,8 +93,6 @@ export type EventBody =
   | { readonly type: "error.raised"; readonly problem: Problem }
   | { readonly type: "cancel.requested"; readonly level: 1 | 2 };
 
-export type EventType = EventBody["type"];
-
 /** One event of a run: when (ISO 8601), in which run, and its number there, from 1. */
 export type LabEvent = EventBody & { readonly run: string; readonly seq: number; readonly at: string };
 

@@ -1,4 +1,4 @@
-import { createHash, createHmac } from "node:crypto";
+import { createHmac } from "node:crypto";
 import { type Infer, LabError } from "../../../src/index.ts";
 import { writeIso } from "./iso9660.ts";
 import type { cloudInitSchema } from "./vm-parts.ts";
@@ -56,9 +56,4 @@ function metaData(given: string | undefined, digest: string, hostname: string): 
 
 function instanceIdOf(digest: string): string {
   return `iid-${digest.slice(0, 16)}`;
-}
-
-/** SHA-256 of the image itself, for its upload. */
-export function seedSha256(seed: Seed): string {
-  return createHash("sha256").update(seed.image).digest("hex");
 }
