@@ -1,8 +1,23 @@
 import { defineConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
+
+/** Files of minutes, the longest first: begun last, one of them would be waited for alone. */
+const LONG = ["guest-kinds", "system/crash", "vm-plain", "power-failure", "kernel-to-vm", "system/boot", "libvirt-vm"];
+
+class LongFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ moduleId }: TestSpecification): number => {
+      const at = LONG.findIndex((name) => moduleId.includes(`${name}.test`));
+      return at === -1 ? LONG.length : at;
+    };
+    return (await super.sort(files)).toSorted((a, b) => rank(a) - rank(b));
+  }
+}
 
 export default defineConfig({
   test: {
     pool: "forks",
+    sequence: { sequencer: LongFirst },
     projects: [
       {
         extends: true,

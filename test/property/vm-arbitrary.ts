@@ -177,7 +177,8 @@ function machineArbitrary(
   const text = hostPath;
   return fc
     .record({
-      name: hostile.map((name) => name.replaceAll("/", "_")),
+      // libvirt keeps files under it; labctl's begin with the lab's name, and are never these.
+      name: hostile.map((name) => name.replaceAll("/", "_")).filter((name) => name !== "." && name !== ".."),
       uuid: fc.uuid(),
       owner: optional(
         fc.record({ lab: hostile, address: hostile, instance_id: fc.uuid(), lineage: fc.uuid(), digest: hostile }),

@@ -246,9 +246,11 @@ export class Connection {
     channel.once("exit", (code: number | null, name?: string) => {
       exited.resolve({ code: code ?? undefined, signal: name });
     });
-    channel.once("close", () => {
+    channel.once("close", (code?: number | null, name?: string) => {
       this.#open.delete(tell);
       release();
+      // How it ended may have come in one packet with the session's beginning, before anybody could listen.
+      if (typeof code === "number" || name !== undefined) exited.resolve({ code: code ?? undefined, signal: name });
       exited.reject(
         this.#lost ??
           new LabError("E_DISCONNECTED", `${this.#name} closed a session without saying how its command ended`, {
