@@ -22,6 +22,7 @@ const MODULES = [
   "fs/isofs/isofs.ko",
   "drivers/acpi/button.ko",
   "drivers/input/evdev.ko",
+  "drivers/virtio/virtio_balloon.ko",
 ];
 
 /** Says that it is up, what its seed holds and which address it was given, and stays so until its power button is pressed. */
@@ -33,7 +34,10 @@ printf '#!/bin/sh\n[ "$1" != bound ] || echo "labctl-test: given $ip"\n' >/given
 grep -q test.dhcp /proc/cmdline && ip link set eth0 up && udhcpc -i eth0 -n -q -s /given
 busybox acpid -d &
 echo "labctl-test: up $(uname -r)"
-while :; do sleep 60; done
+while :; do
+  now="$(ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l) processors $(ls -d /sys/class/net/eth* | wc -l) cards $(awk '/MemTotal/ {print int($2/1024)}' /proc/meminfo) MiB"
+  [ "$now" = "$before" ] || echo "labctl-test: has $now"; before=$now; sleep 1
+done
 `;
 
 let virt: TestLibvirtd;
@@ -62,6 +66,13 @@ function lab(vm: object = {}, more: object = {}, qemu: object = {}): void {
       ...more,
     },
   });
+}
+
+/** What the guest itself saw that it has, at each change. */
+async function had(): Promise<readonly (readonly [cpus: number, cards: number, memory: number])[]> {
+  const log = await virt.run("cat", "/var/log/libvirt/qemu/vms-box-console.log");
+  const seen = log.matchAll(/labctl-test: has (\d+) processors (\d+) cards (\d+) MiB/g);
+  return [...seen].map(([, cpus, cards, memory]) => [Number(cpus), Number(cards), Number(memory)]);
 }
 
 /** Bytes that the machine has of its host, as others who look for room are told. */
@@ -191,16 +202,20 @@ describe("machines", { timeout: 180_000 }, () => {
     expect(ws.files().get("guests")).toMatch(/^192\.168\.150\.10 /);
   });
 
-  test("change while they run: processors, autostart, cards", async () => {
+  test("change while they run, which the guest sees: processors, memory, cards, autostart", async () => {
     const pid = await virt.run("cat", "/run/libvirt/qemu/vms-box.pid");
+    await expect.poll(had, { timeout: 30_000, interval: 500 }).not.toEqual([]);
+    const [, , whole] = (await had()).at(-1) ?? [0, 0, 0];
     lab({
       cpus: { count: 2, max: 2 },
+      memory: { size: "192MiB", max: "256MiB" },
       autostart: true,
       networks: ["test", { network: "test" }],
     });
     await ws.apply();
     expect(await virt.virsh("vcpucount", "vms-box", "--live", "--active")).toBe("2");
     expect((await virt.virsh("domiflist", "vms-box")).split("\n")).toHaveLength(2);
+    await expect.poll(async () => (await had()).at(-1), { timeout: 30_000, interval: 500 }).toEqual([2, 2, whole - 64]);
     expect(await virt.run("cat", "/run/libvirt/qemu/vms-box.pid")).toBe(pid);
     expect(await ws.pending()).toEqual({});
   });

@@ -246,6 +246,14 @@ tr '\\n' '\\0' </tmp/argv | xargs -0 setsid`,
     expect(await ws.pending()).toEqual({});
   });
 
+  test("one that still starts is waited for", async () => {
+    lab();
+    await ws.apply();
+    const qmp = `${await folder()}/qmp`;
+    await inside(`mv ${qmp} ${qmp}.later; (sleep 3; mv ${qmp}.later ${qmp}) >/dev/null 2>&1 &`);
+    expect(await ws.pending()).toEqual({});
+  });
+
   test("what cannot change live restarts them: the guest is told to stop first", async () => {
     lab({ memory: "320MiB", disks: [{ image: "./base.qcow2" }, { size: "12MiB" }] });
     const action = (await ws.plan([], 2)).actions.find((one) => one.address === "vm.one");

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Address, type KindContext, LabError, sh, shJoin } from "../../../src/index.ts";
 import { uuidOf } from "../model/ids.ts";
 import { observeArgv } from "../model/qemu-observe.ts";
@@ -62,6 +63,27 @@ done 2>/dev/null`,
   };
 }
 
+/** The QEMUs of a machine at this moment. */
+export async function runningNow(ctx: KindContext, host: PlainHost, uuid: string): Promise<readonly QemuProcess[]> {
+  const said = await host.machine.exec(findScript(uuid), { signal: ctx.signal, brief: true });
+  return readProcesses(said.stdout.toString("utf8"), uuid);
+}
+
+/** How long a QEMU that somebody has just started may take until it listens. Milliseconds. */
+const STARTING_MS = 10_000;
+
+/** Its monitor, as soon as it listens: a run that was killed leaves one that still starts. Undefined: it went. */
+async function answerOf(ctx: KindContext, host: PlainHost, found: PlainMachine): Promise<Monitored | undefined> {
+  for (const until = performance.now() + STARTING_MS; ; await sleep(250, undefined, { signal: ctx.signal })) {
+    try {
+      return await withMonitor(ctx, host.machine, found.files.qmp, (qmp) => monitored(qmp, ctx.signal));
+    } catch (error) {
+      if (!(error instanceof LabError) || error.code !== "E_SOCKET" || performance.now() > until) throw error;
+    }
+    if ((await runningNow(ctx, host, found.uuid)).length === 0) return undefined;
+  }
+}
+
 /** Whether its QEMU runs it, asked of QEMU itself: undefined where there is none. Rejects with E_QEMU where it does not answer. */
 export async function askMachine(
   ctx: KindContext,
@@ -71,8 +93,8 @@ export async function askMachine(
   const [process] = found.processes;
   if (process === undefined) return undefined;
   try {
-    const seen = await withMonitor(ctx, host.machine, found.files.qmp, (qmp) => monitored(qmp, ctx.signal));
-    if (seen.uuid === found.uuid) return seen;
+    const seen = await answerOf(ctx, host, found);
+    if (seen === undefined || seen.uuid === found.uuid) return seen;
     throw new LabError("E_QEMU", `${found.files.qmp} is the monitor of another machine (${seen.uuid})`);
   } catch (error) {
     if (!(error instanceof LabError) || !["E_QEMU", "E_SOCKET"].includes(error.code)) throw error;

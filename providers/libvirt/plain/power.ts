@@ -5,7 +5,7 @@ import type { VmModel } from "../model/vm.ts";
 import type { PlainHost } from "./host.ts";
 import type { PlainMachine } from "./look.ts";
 import { withMonitor } from "./monitor.ts";
-import { findScript, killScript, readProcesses, startScript, waitScript } from "./process.ts";
+import { killScript, startScript, waitScript } from "./process.ts";
 import { runtimeOf } from "./support.ts";
 
 /** Seconds that a machine may take to shut down by itself before its power is cut, and QEMU to end when it is told to. */
@@ -130,10 +130,4 @@ export async function changeLive(
     if (!running) await qmp.cont();
     return true;
   });
-}
-
-/** The QEMUs of a machine at this moment. */
-export async function runningNow(ctx: KindContext, host: PlainHost, uuid: string) {
-  const said = await host.machine.exec(findScript(uuid), { signal: ctx.signal, brief: true });
-  return readProcesses(said.stdout.toString("utf8"), uuid);
 }

@@ -20,8 +20,8 @@ import { refuseUnproven } from "../vm-proven.ts";
 import { filesOf, writeDefinition } from "./definition.ts";
 import { grow, supply } from "./disks.ts";
 import { type PlainHost, plainHost } from "./host.ts";
-import { findMachine, look } from "./look.ts";
-import { changeLive, powerOff, runningNow, start } from "./power.ts";
+import { findMachine, look, runningNow } from "./look.ts";
+import { changeLive, powerOff, start } from "./power.ts";
 import { refuseWithoutLibvirt, requirePlain } from "./support.ts";
 
 type VmItem = Item<VmDesired, VmObserved>;
