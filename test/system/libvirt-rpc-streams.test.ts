@@ -25,7 +25,7 @@ if (why !== undefined) console.log(`skipping libvirt's streams: ${why}`);
 const MIB = 1 << 20;
 const SIZE = 64 * MIB;
 /** Far less than what is moved: buffers on the way, not the content. */
-const MEMORY = 24 * MIB;
+const MEMORY = 40 * MIB;
 const BLOCK = 64 << 10;
 
 /** Bytes that no compression or mistake in order survives, made as they are asked for; the digest of what was taken. */
