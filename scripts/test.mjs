@@ -3,14 +3,15 @@
 import { installPeers, run, vitest } from "./lib.mjs";
 
 const node = process.execPath;
-const bin = (name) => ["node_modules/.bin/" + name];
+const bin = (name) => `node_modules/.bin/${name}`;
+/** @type {readonly (readonly [name: string, command: string, args: readonly string[]])[]} */
 const CHECKS = [
   ["build", node, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]],
   ["bundle", node, ["scripts/bundle.mjs"]],
   ["types", node, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.json", "--noEmit"]],
-  ["lint, boundaries and cycles", ...bin("oxlint"), ["--type-aware", "--deny-warnings"]],
-  ["formatting", ...bin("biome"), ["format", "--reporter=summary", "."]],
-  ["unused files, exports and packages", ...bin("knip"), []],
+  ["lint, boundaries and cycles", bin("oxlint"), ["--type-aware", "--deny-warnings"]],
+  ["formatting", bin("biome"), ["format", "--reporter=summary", "."]],
+  ["unused files, exports and packages", bin("knip"), []],
   ["schemas and reference are fresh", node, ["dist/scripts/generate.js", "--check"]],
 ];
 

@@ -71,7 +71,7 @@ export type {
   UploadSource,
   UploadTarget,
 } from "./transport/index.ts";
-export { quoteWord, sh, shCommand, shJoin, ShellText, userScript } from "./transport/index.ts";
+export { hostKeyToPin, quoteWord, sh, shCommand, shJoin, ShellText, userScript } from "./transport/index.ts";
 export { QmpClient, type QmpEvent, type QmpStatus } from "./qmp/index.ts";
 export {
   type ConsoleEvent,

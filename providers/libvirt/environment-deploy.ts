@@ -1,6 +1,15 @@
 import { dirname } from "node:path/posix";
-import { type Address, LabError, type OperationContext, parseDuration, sh } from "../../src/index.ts";
-import { type Deployment, ENVIRONMENTS, makeLayers, modelOf, prune, transfer } from "./environment-place.ts";
+import { type Address, LabError, type OperationContext, parseDuration, sh, shJoin } from "../../src/index.ts";
+import {
+  type Deployment,
+  ENVIRONMENTS,
+  hostKeyFile,
+  makeLayers,
+  modelOf,
+  prune,
+  transfer,
+} from "./environment-place.ts";
+import { logIn } from "./environment-ssh.ts";
 import { type Verified, verifyBoot } from "./environment-verify.ts";
 import { qemuHost, type QemuHost } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
@@ -55,7 +64,8 @@ async function start(ctx: OperationContext, host: QemuHost, deployment: Deployme
   }
   const log = model.console.log;
   // libvirt's log daemon makes files, and no folder for them.
-  if (log !== undefined) await host.machine.exec(sh`mkdir -p -- ${dirname(log)} && rm -f -- ${log}`, options);
+  const fresh = log === undefined ? [] : [sh`mkdir -p -- ${dirname(log)}`, sh`rm -f -- ${log}`];
+  await host.machine.exec(shJoin([...fresh, sh`rm -f -- ${hostKeyFile(deployment.instance_id)}`]), options);
   await makeLayers(ctx, host, deployment.address, model);
   const domain = await domains.define(buildDomain(model), options);
   return domains.create(domain, options);
@@ -161,6 +171,7 @@ async function verifyOnce(
     onConsole: (chunk) => ctx.output("stdout", chunk),
     onStep: (title) => ctx.progress(undefined, title),
     running: () => host.libvirt.domains.isActive(domain, { signal: ctx.signal }),
+    logIn: (signal) => logIn(ctx, host, domain, deployment, { learn: true, signal }),
   });
   for (const one of verified.defects)
     ctx.log("warn", `${deployment.address}: its console tells of a defect: ${one.title}`);

@@ -1,4 +1,11 @@
-import { type Infer, type ObjectSchema, parseSize, REQUIRES_SCHEMA, SIZE_PATTERN } from "../../src/index.ts";
+import {
+  type Infer,
+  type ObjectSchema,
+  parseSize,
+  REQUIRES_SCHEMA,
+  SIZE_PATTERN,
+  SSH_SCHEMA,
+} from "../../src/index.ts";
 import { ARCHES } from "./model/arch.ts";
 import { sizeSchema } from "./model/vm-parts.ts";
 
@@ -115,7 +122,7 @@ export const environmentSchema = {
         },
         ready: {
           anyOf: [
-            { type: "string", enum: ["init", "login"] },
+            { type: "string", enum: ["init", "login", "ssh"] },
             {
               type: "object",
               properties: {
@@ -127,8 +134,8 @@ export const environmentSchema = {
           ],
           default: "init",
           description:
-            "What says that it is up: user space begins (`init`), a login prompt (`login`), or a text on its console.",
-          examples: ["login", { marker: "lab ready" }],
+            "What says that it is up: user space begins (`init`), a login prompt (`login`), a text on its console, or that it can be logged in to as `ssh` says (`ssh`; it needs one of `vm: { networks }`). With `ssh` its kernel is asked what it is, also where its console is quiet, and each plan logs in to see whether it still can.",
+          examples: ["login", "ssh", { marker: "lab ready" }],
         },
         timeout: {
           type: "string",
@@ -139,7 +146,8 @@ export const environmentSchema = {
         silence: {
           type: "string",
           default: "60s",
-          description: "A console that says nothing for so long is a hang.",
+          description:
+            "A console that says nothing for so long is a hang. With `ready: ssh` that counts until user space has begun.",
           examples: ["30s"],
           "x-labctl": { unit: "duration" },
         },
@@ -155,6 +163,11 @@ export const environmentSchema = {
       oneOf: [{ required: ["kernel"] }, { required: ["artifact"] }],
       dependentRequired: { modules: ["initrd"] },
       additionalProperties: false,
+    },
+    ssh: {
+      ...SSH_SCHEMA,
+      description:
+        "How it is logged in to, by `labctl ssh` and `labctl exec`, and to see that it is up (`boot: { ready: ssh }`). What is not said here comes from `defaults: { ssh: ... }`, then from ~/.ssh/config; but where there is no `host_key` here, the key that it shows when it is first reached after a boot is pinned until it is booted anew.",
     },
     on_failure: {
       type: "string",

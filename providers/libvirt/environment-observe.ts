@@ -1,7 +1,8 @@
 import { lastSegment, type KindContext, type Machine, sh } from "../../src/index.ts";
 import type { EnvironmentObserved } from "./environment-model.ts";
 import { digestIn } from "./environment-place.ts";
-import { type ConsoleReading, readConsole, type Ready } from "./environment-verify.ts";
+import { logIn, type Resident } from "./environment-ssh.ts";
+import { buildIdIn, type ConsoleReading, readConsole, type Ready } from "./environment-verify.ts";
 import type { QemuHost } from "./host-facts.ts";
 import type { VmModel } from "./model/vm.ts";
 import { imagesScript, readImages } from "./plain/disks.ts";
@@ -17,6 +18,7 @@ export async function observe(
   ctx: KindContext,
   host: QemuHost,
   domain: Domain,
+  resident: Resident,
   ready: Ready,
 ): Promise<EnvironmentObserved> {
   const options = { signal: ctx.signal };
@@ -27,7 +29,8 @@ export async function observe(
     autostart: await domains.autostart(domain, options),
   });
   const { log } = model.console;
-  const seen = readConsole(log === undefined ? Buffer.alloc(0) : await recorded(host.machine, log, ctx.signal), ready);
+  const told = readConsole(log === undefined ? Buffer.alloc(0) : await recorded(host.machine, log, ctx.signal), ready);
+  const seen = ready === "ssh" && running ? await withLogin(ctx, host, domain, resident, told) : told;
   const kernel = digestIn("kernel", model.boot?.kernel);
   const initrd = digestIn("initrd", model.boot?.initrd);
   const modules = digestIn("modules", model.boot?.initrd);
@@ -51,6 +54,29 @@ export async function observe(
     ...(await disksOf(host.machine, model, ctx.signal)),
     ...(log !== undefined && { console: log }),
     ...(seen.problem !== undefined && { problem: seen.problem }),
+  };
+}
+
+/** What its console tells, with whether it lets in, and what its kernel says then. */
+async function withLogin(
+  ctx: KindContext,
+  host: QemuHost,
+  domain: Domain,
+  resident: Resident,
+  told: ConsoleReading,
+): Promise<ConsoleReading> {
+  if (told.problem !== undefined) return told;
+  const login = await logIn(ctx, host, domain, resident, { learn: false, signal: ctx.signal });
+  if (login.is === "out") {
+    ctx.log("warn", `${resident.address} runs, and nobody can log in: ${login.why}`);
+    return { ...told, ready: false };
+  }
+  const { release, builder } = login;
+  return {
+    ready: true,
+    release: release ?? told.release,
+    buildId: buildIdIn(builder) ?? told.buildId,
+    problem: undefined,
   };
 }
 

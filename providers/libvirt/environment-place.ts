@@ -44,6 +44,11 @@ function folderOf(deployment: Pick<Deployment, "instance_id">): string {
   return `${ENVIRONMENTS}/${deployment.instance_id}`;
 }
 
+/** Where the host key is kept that the machine showed since it was last booted. */
+export function hostKeyFile(instance_id: string): string {
+  return `${folderOf({ instance_id })}/host_key`;
+}
+
 /** What an environment's machine has that its spec says nothing of. */
 const PLAIN_VM = {
   type: "vm",
@@ -229,7 +234,8 @@ export async function prune(
 ): Promise<void> {
   const { boot, disks } = model;
   const used = [boot?.kernel, boot?.initrd, ...disks.flatMap((disk) => [disk.source, disk.backing])];
-  const names = used.flatMap((path) => (path === undefined ? [] : [basename(path)])).join(" ");
+  const kept = [...used, hostKeyFile(deployment.instance_id)];
+  const names = kept.flatMap((path) => (path === undefined ? [] : [basename(path)])).join(" ");
   await host.machine.exec(
     sh`cd -- ${folderOf(deployment)} || exit 0
 for f in * .labctl-*; do case ${` ${names} `} in *" $f "*) ;; *) rm -f -- "$f" ;; esac; done`,

@@ -1,6 +1,12 @@
+import { setTimeout as pause } from "node:timers/promises";
 import { type ConsoleEvent, LabError, type Machine, sh, watchConsole } from "../../src/index.ts";
 
-export type Ready = "init" | "login" | { readonly marker: string };
+export type Ready = "init" | "login" | "ssh" | { readonly marker: string };
+
+/** What the kernel of a machine that was logged in to says that it is; or why nobody can log in (yet), in words. */
+export type Login =
+  | { readonly is: "in"; readonly release: string | undefined; readonly builder: string | undefined }
+  | { readonly is: "out"; readonly why: string };
 
 export interface VerifyOptions {
   readonly address: string;
@@ -19,6 +25,8 @@ export interface VerifyOptions {
   readonly onStep: (title: string) => void;
   /** Whether the machine still runs: one that stopped does not become ready. */
   readonly running: () => Promise<boolean>;
+  /** Tries once to log in: where `ready` is `ssh`. */
+  readonly logIn: (signal: AbortSignal) => Promise<Login>;
 }
 
 export interface Verified {
@@ -32,8 +40,9 @@ const SETTLE = 1_000;
 const CHECK = 1_000;
 const LINES = 12;
 
-/** True where this event is what the environment waits for. */
+/** True where this event is what the environment waits for: nothing on a console says that somebody can log in. */
 export function isReady(event: ConsoleEvent, ready: Ready): boolean {
+  if (ready === "ssh") return false;
   if (ready === "init") return event.kind === "init" || event.kind === "login" || event.kind === "marker";
   return ready === "login" ? event.kind === "login" : event.kind === "marker";
 }
@@ -53,6 +62,7 @@ export async function verifyBoot(machine: Machine, options: VerifyOptions): Prom
   const defects: ConsoleEvent[] = [];
   let verdict: LabError | "up" | undefined;
   let settled: NodeJS.Timeout | undefined;
+  let login: Login | undefined;
   const decide = (what: LabError | "up"): void => {
     verdict ??= what;
     ended.abort();
@@ -60,14 +70,19 @@ export async function verifyBoot(machine: Machine, options: VerifyOptions): Prom
   const fail = (code: "E_BOOT_CRASHED" | "E_BOOT_HUNG", event: { title: string; lines: readonly string[] }): void =>
     decide(bootError(code, address, event.title, event.lines));
   const watched = watchConsole({ ...watcherOptions(ready), silence: options.silence }, (event) => {
-    if (event.kind === "silence") return fail("E_BOOT_HUNG", event);
+    if (event.kind === "silence") {
+      // Services that start need not say so on the console.
+      const { stage } = watched.watcher.status;
+      if (ready === "ssh" && (stage === "init" || stage === "up")) return undefined;
+      return fail("E_BOOT_HUNG", event);
+    }
     if (event.severity === "fatal") return fail("E_BOOT_CRASHED", event);
     if (event.severity === "error") defects.push(event);
     options.onStep(event.title);
     if (isReady(event, ready)) settled ??= setTimeout(() => decide("up"), ready === "init" ? SETTLE : 0);
   });
   const late = setTimeout(() => {
-    decide(unverified(address, options.timeout, watched.watcher.tail(LINES)));
+    decide(unverified(address, options.timeout, watched.watcher.tail(LINES), login));
   }, options.timeout);
   const alive = setInterval(() => {
     void options.running().then(
@@ -82,6 +97,17 @@ export async function verifyBoot(machine: Machine, options: VerifyOptions): Prom
       () => undefined,
     );
   }, CHECK);
+  if (ready === "ssh") {
+    const signal = AbortSignal.any([options.signal, ended.signal]);
+    void untilIn(options.logIn, signal, (what) => {
+      if (what.is === "out" && what.why !== (login?.is === "out" ? login.why : undefined)) options.onStep(what.why);
+      login = what;
+      if (what.is === "in") decide("up");
+    }).catch((error: unknown) => {
+      if (!signal.aborted)
+        decide(error instanceof LabError ? error : new LabError("E_INTERNAL", String(error), { cause: error }));
+    });
+  }
   try {
     // Where the file system cannot tell of changes (overlayfs), tail looks once a second unless told otherwise; busybox knows no tenths.
     const follow = sh`s=; if tail -s 0.1 /dev/null 2>/dev/null; then s='-s 0.1'; fi; exec tail $s -c +1 -F -- ${options.console} 2>/dev/null`;
@@ -111,7 +137,24 @@ export async function verifyBoot(machine: Machine, options: VerifyOptions): Prom
   if (verdict !== "up") throw verdict;
   const { release, builder } = watched.watcher.status;
   requireKernelPlaced(address, options, { release, builder });
-  return { release, defects };
+  if (login?.is !== "in") return { release, defects };
+  requireKernelPlaced(address, options, login);
+  return { release: login.release ?? release, defects };
+}
+
+/** Tries to log in until it is told to end or somebody is in, with a second between two tries. */
+async function untilIn(
+  logIn: VerifyOptions["logIn"],
+  signal: AbortSignal,
+  onTried: (login: Login) => void,
+): Promise<void> {
+  while (!signal.aborted) {
+    const login = await logIn(signal);
+    if (signal.aborted) return;
+    onTried(login);
+    if (login.is === "in") return;
+    await pause(CHECK, undefined, { signal }).catch(() => undefined);
+  }
 }
 
 /** Who a kernel says built it, where labctl did: see KBUILD_BUILD_USER in the build provider. */
@@ -143,9 +186,10 @@ export function requireKernelPlaced(
 }
 
 /** Neither up nor dead: it goes on saying things, and not what it should. */
-function unverified(address: string, timeout: number, tail: readonly string[]): LabError {
+function unverified(address: string, timeout: number, tail: readonly string[], login: Login | undefined): LabError {
   const title = `${address}: not shown to be up after ${Math.round(timeout / 1000)} s`;
-  return new LabError("E_BOOT_UNVERIFIED", `${title}\n${linesOf(tail)}`, {
+  const why = login?.is === "out" ? `; ${login.why}` : "";
+  return new LabError("E_BOOT_UNVERIFIED", `${title}${why}\n${linesOf(tail)}`, {
     address,
     hint: "see `boot: { ready, timeout }`: what is waited for, and how long",
   });

@@ -29,6 +29,7 @@ import {
 import { observe } from "./environment-observe.ts";
 import { type Deployment, ENVIRONMENTS } from "./environment-place.ts";
 import { allocateHost, guestOf, hostFor, HOST_FAILURES, previewHost } from "./environment-select.ts";
+import { pinnedLogin } from "./environment-ssh.ts";
 import type { Ready } from "./environment-verify.ts";
 import { libvirtHosts, qemuHost } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
@@ -52,6 +53,19 @@ function readyOf(desired: Pick<EnvironmentDesired, "boot">): Ready {
   return desired.boot.ready ?? "init";
 }
 
+/** @throws LabError E_SPEC_VALUE where it is to be logged in to and no way leads to it */
+function requireCard({ address, desired }: EnvironmentItem): void {
+  if (readyOf(desired) !== "ssh" || (desired.vm.networks ?? []).length > 0) return;
+  throw new LabError(
+    "E_SPEC_VALUE",
+    `${address} is up when it can be logged in to (boot.ready: ssh), and has no network`,
+    {
+      address,
+      hint: "name one of `networks:` under `vm: { networks }`, or wait for something on its console: `ready: login`",
+    },
+  );
+}
+
 /** Where it may be: where it was last seen, where an interrupted deployment was, and every other host of the lab. */
 function whereabouts(ctx: KindContext, item: EnvironmentItem): Address[] {
   const said = item.prior?.checkpoint?.data;
@@ -69,7 +83,7 @@ async function read(ctx: KindContext, item: EnvironmentItem): Promise<Reading<En
       const host = await qemuHost(ctx, address);
       const domain = await findDomain(host, item.instance_id, ctx.signal);
       if (domain !== undefined)
-        return { is: "present", value: await observe(ctx, host, domain, readyOf(item.desired)) };
+        return { is: "present", value: await observe(ctx, host, domain, item, readyOf(item.desired)) };
     } catch (error) {
       if (!(error instanceof LabError) || error.code === "E_CANCELLED") throw error;
       // A host that cannot be asked matters where it was there; elsewhere it never was.
@@ -143,12 +157,12 @@ Where a host fails, the next one that fits is tried.`,
 
   awaits: (_desired, lab) => lab.filter((one) => one.kind === "qemu_host").map((one) => one.address),
 
-  reach: (ctx, item, context) =>
+  reach: (ctx, item) =>
     reachGuest(ctx, {
       address: item.address,
       hosts: whereabouts(ctx, item),
       uuid: uuidOf(item.instance_id),
-      context,
+      login: (host) => pinnedLogin(ctx.machine(host), item, ctx.signal),
     }),
 
   restore: (desired, good) => {
@@ -158,6 +172,7 @@ Where a host fails, the next one that fits is tried.`,
 
   async prepare(ctx, item) {
     hostFor(ctx, item.address, item.desired);
+    requireCard(item);
     await requireDiskLimit(ctx, item.address);
     if (item.prior?.observed === undefined) {
       const { request, selection } = await previewHost(ctx, guestOf(ctx, item.address, item.instance_id, item.desired));
@@ -226,7 +241,7 @@ Where a host fails, the next one that fits is tried.`,
     const domain = await findDomain(found, item.instance_id, ctx.signal);
     if (domain === undefined)
       throw new LabError("E_MISMATCH", `${item.address} is gone from ${host} again`, { retryable: true });
-    return observe(ctx, found, domain, readyOf(item.desired));
+    return observe(ctx, found, domain, item, readyOf(item.desired));
   },
 
   async delete(ctx, item) {

@@ -6,7 +6,6 @@ import {
   type KindContext,
   LabError,
   type Machine,
-  type MachineContext,
   sh,
 } from "../../src/index.ts";
 import { connectionTo, type GuestLogin } from "./guest-connection.ts";
@@ -21,7 +20,7 @@ import type { VmObserved } from "./vm-model.ts";
 import { observeDomain } from "./xml/domain-observe.ts";
 
 /** A guest whose address is wanted. */
-export interface Guest extends GuestLogin {
+export interface Guest extends Omit<GuestLogin, "context"> {
   readonly address: Address;
   /** Where it may be, the likeliest first. */
   readonly hosts: readonly Address[];
@@ -29,20 +28,18 @@ export interface Guest extends GuestLogin {
   readonly type?: GuestType;
   /** What its spec says, before anybody is asked. */
   readonly fixed?: string;
+  /** How to log in, where what is known of that lies on its host; in place of `ssh`. */
+  readonly login?: (host: Address) => Promise<GuestLogin["ssh"]>;
 }
 
 /** Where its address may be known, in the order in which it is asked: the network's DHCP server, the guest's agent, neighbours. */
 const SOURCES = [AddressSource.LEASE, AddressSource.AGENT, AddressSource.ARP];
 
 /** The way to a machine of `vms:`. */
-export async function reachVm(
-  ctx: KindContext,
-  item: Item<VmDesired, VmObserved>,
-  context: MachineContext,
-): Promise<ConnectionSpec> {
+export async function reachVm(ctx: KindContext, item: Item<VmDesired, VmObserved>): Promise<ConnectionSpec> {
   const { desired } = item;
   const plain = whereabouts(item).find((host) => isPlain(ctx, item, host));
-  if (plain !== undefined) return await reachPlain(ctx, plain, item, context);
+  if (plain !== undefined) return await reachPlain(ctx, plain, item);
   const fixed = (desired.networks ?? []).flatMap((one) => (typeof one === "string" ? [] : (one.address ?? [])))[0];
   return reachGuest(ctx, {
     address: item.address,
@@ -51,7 +48,6 @@ export async function reachVm(
     type: typeThere(item),
     ...(desired.ssh !== undefined && { ssh: desired.ssh as ConnectionProperties["ssh"] }),
     ...(fixed !== undefined && { fixed }),
-    context,
   });
 }
 
@@ -75,17 +71,15 @@ export async function reachGuest(ctx: KindContext, guest: Guest): Promise<Connec
       hint: "`labctl apply` starts it, unless its spec says `running: false`",
     });
   }
-  const at =
-    guest.fixed ??
-    (await guestAddress(libvirt, domain, ctx.signal)) ??
-    (await neighbourAddress(ctx.machine(host), libvirt, domain, ctx.signal));
+  const at = guest.fixed ?? (await addressOf(ctx.machine(host), libvirt, domain, ctx.signal));
   if (at === undefined) {
     throw new LabError("E_CONNECT", `${address} runs on ${host} and has no address that anybody there knows`, {
       address,
       hint: "give it a network (`networks:`) with DHCP, a fixed address, or the guest agent; and wait until it is up: its console says how far it is",
     });
   }
-  return connectionTo(guest, at, ctx.machine(host).connection);
+  const ssh = guest.login === undefined ? guest.ssh : await guest.login(host);
+  return connectionTo({ ...(ssh && { ssh }), context: ctx.around(address) }, at, ctx.machine(host).connection);
 }
 
 async function findGuest(
@@ -105,6 +99,16 @@ async function findGuest(
   }
   if (why !== undefined) throw why;
   return undefined;
+}
+
+/** The address that somebody on its host knows of a guest that runs; undefined: nobody does (yet). */
+export async function addressOf(
+  machine: Machine,
+  libvirt: Libvirt,
+  domain: Domain,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  return (await guestAddress(libvirt, domain, signal)) ?? (await neighbourAddress(machine, libvirt, domain, signal));
 }
 
 async function guestAddress(libvirt: Libvirt, domain: Domain, signal: AbortSignal): Promise<string | undefined> {

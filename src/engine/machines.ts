@@ -32,7 +32,6 @@ export interface MachineSources {
 interface Known {
   readonly kind: Kind;
   readonly plain: Record<string, Plain>;
-  readonly sensitive: ReadonlySet<string>;
   readonly observed: Record<string, Plain> | undefined;
 }
 
@@ -68,7 +67,6 @@ export class Machines {
     this.#known.set(address, {
       kind,
       plain: view.plain,
-      sensitive: view.sensitive,
       observed: isMap(observed) ? viewOf(observed, undefined).plain : undefined,
     });
   }
@@ -104,15 +102,15 @@ export class Machines {
     }
     way.add(address);
     return known.kind.machine({ ...known.plain }, known.observed, {
-      ...this.#around(address, known.sensitive),
+      ...this.#around(address),
       connection: (name) => this.#connect(formatSegment({ kind: known.kind.kind, key: name }), new Set(way)),
     });
   }
 
   /** For what is no machine of the lab and is reached all the same: jump hosts are any of its machines, by name. */
-  context(address: Address, sensitive: ReadonlySet<string>): MachineContext {
+  context(address: Address): MachineContext {
     return {
-      ...this.#around(address, sensitive),
+      ...this.#around(address),
       connection: (name) => {
         const found = [...this.#known.keys()].find((one) => one === name || lastSegment(one).key === name);
         return this.#connect(found ?? name, new Set());
@@ -120,11 +118,10 @@ export class Machines {
     };
   }
 
-  #around(address: Address, sensitive: ReadonlySet<string>): Omit<MachineContext, "connection"> {
+  #around(address: Address): Omit<MachineContext, "connection"> {
     const { defaults } = this.#sources.lab;
     return {
       address,
-      sensitive,
       defaults: this.#defaults ?? { ssh: {}, timeouts: defaults.timeouts, retry: defaults.retry },
       root: this.#sources.root,
     };

@@ -41,7 +41,7 @@ import {
   type StateContent,
   type StateStore,
 } from "../state/index.ts";
-import type { Machine, ResettablePool } from "../transport/index.ts";
+import type { ConnectionSpec, Machine, ResettablePool } from "../transport/index.ts";
 import { freshPlan, verdict } from "./fresh.ts";
 import { refuseExperimental, refuseOtherLab } from "./guard.ts";
 import { checkImports, requireImported } from "./imports.ts";
@@ -308,8 +308,12 @@ export class Session implements LabSession {
   async #reached(address: Address, rows: ReadonlyMap<Address, Row>, signal: AbortSignal): Promise<Machine> {
     const { kind, item, context } = await this.#looked(address, rows, signal);
     if (kind.reach === undefined) throw new Error(`${address} cannot be reached`);
-    const around = this.#machines.context(address, item.sensitive);
-    return this.#parts.pool.machine(await kind.reach(context, item, around));
+    return this.#parts.pool.machine(await kind.reach(context, item));
+  }
+
+  async #guest(way: ConnectionSpec, options: { readonly anew?: boolean } = {}): Promise<Machine> {
+    if (options.anew === true) await this.#parts.pool.reset(way);
+    return this.#parts.pool.machine(way);
   }
 
   async cancel(address: Address, signal: AbortSignal): Promise<string | undefined> {
@@ -405,6 +409,8 @@ export class Session implements LabSession {
       artifacts: this.#parts.artifacts,
       scheduler: this.#scheduler,
       machine: (of) => this.#machines.machine(of),
+      around: (of) => this.#machines.context(of),
+      guest: (way, options) => this.#guest(way, options),
       local: this.#local,
       experimental: this.#experimental,
       noWait: this.#noWait,

@@ -149,6 +149,13 @@ export interface KindContext {
   readonly scheduler: Scheduler;
   /** The machine that a resource of a machine-providing kind stands for. */
   machine(address: Address): Machine;
+  /** What the lab says of connections, for what is reached without being a machine of the lab: see connectionOf(). */
+  around(address: Address): MachineContext;
+  /**
+   * Such a machine: a guest, on the way that its kind found out. `anew`: it is tried once more also where it was given up before in
+   * this run.
+   */
+  guest(way: ConnectionSpec, options?: { readonly anew?: boolean }): Promise<Machine>;
   /** Files on the machine labctl runs on; relative paths are relative to the lab's root. */
   readonly local: LocalFiles;
   /** `--no-wait` was given: what is busy is refused, not waited for. */
@@ -291,9 +298,9 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
   /**
    * For kinds whose resources people log in to (`labctl ssh`, `labctl exec`) though nothing is declared on them: guests,
    * containers, boards. Looks where it is now, changes nothing. Rejects with E_CONNECT, and what to do, where it has no
-   * address. See connectionOf() for what `ssh:` and the lab's defaults make of one.
+   * address. See connectionOf() for what `ssh:` and the lab's defaults (`ctx.around`) make of one.
    */
-  reach?(ctx: KindContext, item: Item<D, O>, context: MachineContext): Promise<ConnectionSpec>;
+  reach?(ctx: KindContext, item: Item<D, O>): Promise<ConnectionSpec>;
   /**
    * Ends work on it that goes on without labctl (a build on its server), whoever began it. Gives what it ended, a sentence for
    * people; undefined: nothing ran.
@@ -309,7 +316,6 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
 /** What a machine's connection is made of besides its own properties. */
 export interface MachineContext {
   readonly address: Address;
-  readonly sensitive: ReadonlySet<string>;
   /** The connection of another machine, for jump hosts. */
   connection(name: string): ConnectionSpec | undefined;
   /** The lab's `defaults:`, revealed. */

@@ -221,6 +221,10 @@ export function kindContext(world: World, signal?: AbortSignal): KindContext {
     }),
     inventory: world.inventory ?? { all: () => [], get: () => undefined },
     machine: (address) => world.machine(address),
+    around: (address) => {
+      throw new Error(`nothing is said here of the way to ${address}`);
+    },
+    guest: () => Promise.reject(new Error("this world has no guests")),
     local: localFiles(world.root),
     log: () => undefined,
   };

@@ -184,6 +184,8 @@ export class MemoryLab {
       artifacts,
       scheduler: this.scheduler,
       machine: no,
+      around: no,
+      guest: no,
       local: { resolve: no, read: no, digest: no },
       log: () => undefined,
     };

@@ -259,6 +259,15 @@ describe("an established connection", () => {
     expect(await hostname(a.connection(), pool)).toBe("a");
   });
 
+  test("through a jump host, whose end goes away, breaks as one without", { timeout: 20_000 }, async () => {
+    const machine = newPool().machine(a.connection({ jump: b.connection() }));
+    const running = failure(machine.exec(sh`sleep 6`));
+    await expect.poll(async () => (await a.exec("pgrep -f '^sleep 6$' || true")).stdout).not.toBe("");
+    await a.cut();
+    const error = await running;
+    expect([error.code, error.retryable]).toEqual(["E_DISCONNECTED", true]);
+  });
+
   test("whose peer falls silent is noticed in bounded time", async () => {
     const pool = newPool({ keepalive: { interval: 200, count: 2 } });
     const machine = pool.machine(b.connection());

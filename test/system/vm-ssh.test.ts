@@ -1,36 +1,17 @@
 /** `labctl ssh` and `exec` into guests that run an SSH server: however their address can be known on their host. */
-import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { busyboxInitramfs, debianKernel } from "../support/kernels.ts";
+import { debianKernel } from "../support/kernels.ts";
 import { startLibvirtd, type TestLibvirtd } from "../support/libvirtd.ts";
+import { DHCP, LET_IN, sshGuest } from "../support/ssh-guest.ts";
 import { createWorkspace, hostOf, type Workspace } from "../support/workspace.ts";
 
-/** In an order in which each finds what it needs. */
-const MODULES = [
-  "drivers/virtio/virtio_ring.ko",
-  "drivers/virtio/virtio.ko",
-  "drivers/virtio/virtio_pci_legacy_dev.ko",
-  "drivers/virtio/virtio_pci_modern_dev.ko",
-  "drivers/virtio/virtio_pci.ko",
-  "net/core/failover.ko",
-  "drivers/net/net_failover.ko",
-  "drivers/net/virtio_net.ko",
-  "drivers/char/virtio_console.ko",
-];
-const INIT = `#!/bin/sh
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-mkdir -p /dev/pts /run /var/run; mount -t devpts pts /dev/pts
-for module in ${MODULES.join(" ")}; do insmod /modules/$module; done
-by=$(sed 's/.*test.by=\\([a-z]*\\).*/\\1/' /proc/cmdline)
-ip link set lo up; ip link set eth0 up; echo "$by" >/etc/by
+const INIT = `by=$(sed 's/.*test.by=\\([a-z]*\\).*/\\1/' /proc/cmdline); echo "$by" >/etc/by
 case $by in
-  dhcp) udhcpc -i eth0 -n -q -s /etc/udhcpc.sh ;;
+  dhcp) ${DHCP} ;;
   agent) ip address add 192.168.150.201/24 dev eth0; qemu-ga -d -p /dev/$(cd /sys/class/virtio-ports && dirname "$(grep -l guest_agent */name)") ;;
   arp) ip address add 192.168.150.202/24 dev eth0; ping -c 1 -W 9 192.168.150.1 ;;
 esac
-dropbear -R -s -p 22
+${LET_IN}
 echo "labctl-test: up"
 while :; do sleep 60; done
 `;
@@ -38,37 +19,11 @@ while :; do sleep 60; done
 let virt: TestLibvirtd;
 let ws: Workspace;
 
-/** A program of this machine with the libraries that it is linked to, by the paths that it looks for them under. */
-function program(name: string): Record<string, { data: Uint8Array; mode: number }> {
-  const path = execFileSync("sh", ["-c", `PATH=$PATH:/usr/sbin command -v ${name}`], { encoding: "utf8" }).trim();
-  const linked = execFileSync("ldd", [path], { encoding: "utf8" });
-  const libraries = [...linked.matchAll(/(\/\S+) \(0x/g)].map(([, library = ""]) => library);
-  return Object.fromEntries(
-    [[`bin/${name}`, path] as const, ...libraries.map((one) => [one.slice(1), one] as const)].map(([at, from]) => [
-      at,
-      { data: readFileSync(from), mode: 0o755 },
-    ]),
-  );
-}
-
 beforeAll(async () => {
   const [started, kernel] = await Promise.all([startLibvirtd(), debianKernel("x86_64")]);
   virt = started;
   const { keyPath } = virt.host;
-  const initrd = await busyboxInitramfs({
-    init: INIT,
-    files: {
-      ...program("dropbear"),
-      ...program("qemu-ga"),
-      ...Object.fromEntries(
-        MODULES.map((path) => [`modules/${path}`, readFileSync(join(kernel.modules, "kernel", path))]),
-      ),
-      "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
-      "etc/udhcpc.sh": '#!/bin/sh\n[ "$1" != bound ] || ip address add "$ip/24" dev eth0\n',
-      "etc/dropbear/README": "",
-      "root/.ssh/authorized_keys": { data: readFileSync(`${keyPath}.pub`), mode: 0o600 },
-    },
-  });
+  const initrd = await sshGuest({ kernel, init: INIT, authorized: `${keyPath}.pub`, programs: ["qemu-ga"] });
   ws = createWorkspace();
   const vm = (by: string, more: object = {}): object => ({
     host: "kvm",

@@ -109,7 +109,6 @@ test("no secret is on ssh's command line or in what it reads", async () => {
 
 const CONTEXT: MachineContext = {
   address: "vm.guest",
-  sensitive: new Set(),
   connection: () => ({ ...BASE, address: "host.gate" }),
   defaults: {
     ssh: { user: "lab", jump: "gate", known_hosts: "./known" },

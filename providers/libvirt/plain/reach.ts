@@ -5,7 +5,6 @@ import {
   type Item,
   type KindContext,
   LabError,
-  type MachineContext,
   sh,
 } from "../../../src/index.ts";
 import type { VmDesired } from "../model/vm-schema.ts";
@@ -24,7 +23,6 @@ export async function reachPlain(
   ctx: KindContext,
   on: Address,
   item: Item<VmDesired, VmObserved>,
-  context: MachineContext,
 ): Promise<ConnectionSpec> {
   const { address, desired } = item;
   const host = await plainHost(ctx, on);
@@ -41,6 +39,7 @@ export async function reachPlain(
     );
   }
   const { connection } = host.machine;
+  const context = ctx.around(address);
   const ssh = desired.ssh as ConnectionProperties["ssh"];
   const port = forwardedPort(seen.usernet, guestPort(desired));
   if (port !== undefined) return connectionTo({ ssh: { ...ssh, port }, context }, "127.0.0.1", connection);

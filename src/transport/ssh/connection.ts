@@ -114,7 +114,10 @@ export class Connection {
 
   /** A stream to another host's port, from the far end. */
   async forward(host: string, port: number): Promise<Duplex> {
-    return await this.#channel<Duplex>((done) => this.#client.forwardOut("127.0.0.1", 0, host, port, done));
+    const channel = await this.#channel<Duplex>((done) => this.#client.forwardOut("127.0.0.1", 0, host, port, done));
+    // A TCP connection would not stay half open either: without this the far end, which has gone, is never given up.
+    channel.once("end", () => channel.end());
+    return channel;
   }
 
   /**

@@ -88,6 +88,17 @@ export function hostKeyAlgorithms(policy: HostKeyPolicy, entries: readonly Known
   return [...ALGORITHMS.filter(isKnown), ...ALGORITHMS.filter((name) => !isKnown(name))];
 }
 
+/**
+ * What to pin of the keys of one server, in the format of known_hosts (what ssh-keyscan prints): the one that would be asked for first.
+ * Undefined where there is none. Pure.
+ */
+export function hostKeyToPin(text: string): string | undefined {
+  const keys = parseKnownHosts(text, "");
+  const types = ALGORITHMS.map((name) => (name.startsWith("rsa-") ? "ssh-rsa" : name));
+  const [first] = types.flatMap((type) => keys.find((one) => one.type === type) ?? []);
+  return first && hostKeyFingerprint(first.key);
+}
+
 /** Resolves where the key may be trusted; else rejects with E_HOST_KEY_UNKNOWN or E_HOST_KEY_CHANGED. */
 export async function verifyHostKey(
   policy: HostKeyPolicy,

@@ -109,7 +109,6 @@ test("kvm is answered by use, within its bounds, by perl and python alike", () =
 describe("connection", () => {
   const context = (ssh: Record<string, Plain> = {}, others: Record<string, ConnectionSpec> = {}): MachineContext => ({
     address: "host.a",
-    sensitive: new Set(),
     connection: (name) => others[name],
     defaults: {
       ssh,
