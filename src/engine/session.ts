@@ -29,32 +29,21 @@ import {
   resolveValue,
   rowReading,
   selectAddresses,
-  viewOf,
 } from "../plan/index.ts";
-import type { Inventory, Kind, KindContext, LabFacts, LocalFiles } from "../provider/index.ts";
-import type { Scheduler } from "../scheduling/index.ts";
-import {
-  openScopes,
-  readScopes,
-  type ScopedSession,
-  type ScopedView,
-  type StateContent,
-  type StateStore,
-} from "../state/index.ts";
-import type { ConnectionSpec, Machine, ResettablePool } from "../transport/index.ts";
+import type { Kind } from "../provider/index.ts";
+import { openScopes, readScopes, type ScopedSession, type ScopedView, type StateStore } from "../state/index.ts";
+import type { Machine, ResettablePool } from "../transport/index.ts";
 import { freshPlan, verdict } from "./fresh.ts";
 import { refuseExperimental, refuseOtherLab } from "./guard.ts";
 import { checkImports, requireImported } from "./imports.ts";
-import { labScheduler } from "./scheduler.ts";
-import { makeInventory } from "./inventory.ts";
-import { localFiles } from "./local-files.ts";
-import { Machines, resolveSecrets } from "./machines.ts";
+import { resolveSecrets } from "./machines.ts";
 import { siblingOrder } from "./order.ts";
 import type { ApplyOptions, LabSession, PlanOptions } from "./port.ts";
 import { restoredResource } from "./restore.ts";
 import type { ProviderLock } from "./providers.ts";
 import { itemFor, readAll } from "./reader.ts";
 import { openSeal } from "./seal.ts";
+import { Surroundings } from "./surroundings.ts";
 
 export interface SessionParts {
   readonly loaded: LoadResult;
@@ -75,36 +64,22 @@ const NO_STATE = { lineage: "", serial: 0 };
 /** A loaded lab: plans, applies, and hands out machines. */
 export class Session implements LabSession {
   readonly #parts: SessionParts;
-  readonly #machines: Machines;
+  readonly #around: Surroundings;
   readonly #resources: ReadonlyMap<Address, Resource>;
   #seal: Promise<Seal> | undefined;
   #sealIsDurable = false;
-  #experimental = false;
-  #noWait = false;
-  readonly #inventory: Inventory;
-  /** As last read, or, during an apply, as it is. */
-  #state: StateContent | undefined;
   readonly #freshKey = randomBytes(32);
-  readonly #local: LocalFiles;
-  readonly #scheduler: Scheduler;
 
   constructor(parts: SessionParts) {
     this.#parts = parts;
-    this.#local = localFiles(this.root);
     this.#resources = new Map(this.lab.resources.map((resource) => [resource.address, resource]));
-    this.#inventory = makeInventory({
-      lab: this.lab,
-      kinds: parts.kinds,
+    const { lab, root } = this;
+    this.#around = new Surroundings({
+      ...parts,
+      lab,
+      root,
+      resources: this.#resources,
       sources: this.#staticSources(new Map()),
-      state: () => this.#state,
-    });
-    this.#scheduler = labScheduler(this.#facts, parts.bus);
-    this.#machines = new Machines({
-      lab: this.lab,
-      root: this.root,
-      kinds: parts.kinds,
-      pool: parts.pool,
-      secret: parts.secret,
     });
   }
 
@@ -131,7 +106,7 @@ export class Session implements LabSession {
     const { bus, kinds } = this.#parts;
     const view = await readScopes(this.store, this.#scopes);
     refuseOtherLab(this.lab, view);
-    this.#state = view;
+    this.#around.state = view;
     const seal = await this.#openSeal(options.durableSeal === true);
     const moved = applyMoves(view.rows, this.lab.moved);
     const resources = this.#restored(options.restore);
@@ -139,7 +114,7 @@ export class Session implements LabSession {
       options.restore === undefined
         ? this.#resources
         : new Map(resources.map((resource) => [resource.address, resource]));
-    this.#experimental = options.experimental;
+    this.#around.experimental = options.experimental;
     refuseExperimental(this.kinds, resources, moved.rows, options.experimental);
     const imports = new Map([...this.lab.imports, ...(options.imports ?? [])].map((one) => [one.address, one.id]));
     checkImports(imports, this.#resources, kinds);
@@ -152,7 +127,7 @@ export class Session implements LabSession {
 
     const reading = this.#clock("read");
     const wanted = new Set([...selected].filter((address) => options.mode === "normal" || moved.rows.has(address)));
-    await this.#machines.prepare(moved.rows, this.#machinesFor(wanted));
+    await this.#around.machines.prepare(moved.rows, this.#machinesFor(wanted));
     const looked = await readAll({
       addresses: wanted,
       // What is only looked at, or taken away, is what the state has: files that its spec names may be gone by now.
@@ -162,7 +137,7 @@ export class Session implements LabSession {
       sources: this.#staticSources(secrets),
       imports,
       newId,
-      context: (address, bounded) => this.#context(address, bounded),
+      context: (address, bounded) => this.#around.context(address, bounded),
       signal,
       parallelism: options.refresh ? options.parallelism : 0,
     });
@@ -243,17 +218,17 @@ export class Session implements LabSession {
     try {
       session = await this.#lock(command, options);
       refuseOtherLab(this.lab, session);
-      this.#state = session;
+      this.#around.state = session;
       await session.claim(this.lab.name);
       await this.#parts.providerLock.write();
       await this.#parts.pool.keepHostKeys();
       plan = await freshPlan(plan, session, options.replan);
       const planned = new Set(plan.actions.map((action) => action.address));
-      await this.#machines.prepare(session.rows, this.#machinesFor(planned));
+      await this.#around.machines.prepare(session.rows, this.#machinesFor(planned));
       const done = this.#clock("apply");
       const result = await this.#execute(plan, options, session);
       for (const { address, action } of plan.actions) {
-        if (action === "forget" && !session.rows.has(address)) await this.#scheduler.release(address);
+        if (action === "forget" && !session.rows.has(address)) await this.#around.scheduler.release(address);
       }
       done();
       await session.close();
@@ -277,19 +252,19 @@ export class Session implements LabSession {
 
   async machine(address: Address, signal: AbortSignal = new AbortController().signal): Promise<Machine> {
     const view = await readScopes(this.store, this.#scopes);
-    this.#state ??= view;
+    this.#around.state ??= view;
     const { rows } = view;
     await this.#parts.pool.keepHostKeys();
     const kind = this.kinds.get(this.#resources.get(address)?.kind ?? rows.get(address)?.kind ?? "");
     if (kind?.machine === undefined && kind?.reach !== undefined) return await this.#reached(address, rows, signal);
-    await this.#machines.prepare(rows, new Set([address]));
-    return this.#machines.machine(address);
+    await this.#around.machines.prepare(rows, new Set([address]));
+    return this.#around.machines.machine(address);
   }
 
   /** What chooses among the lab's machines may want any of them, also where it alone is planned. */
   #machinesFor(addresses: ReadonlySet<Address>): ReadonlySet<Address> {
     const chooses = [...addresses].some((one) => {
-      const kind = this.kinds.get(this.#resources.get(one)?.kind ?? this.#state?.rows.get(one)?.kind ?? "");
+      const kind = this.kinds.get(this.#resources.get(one)?.kind ?? this.#around.state?.rows.get(one)?.kind ?? "");
       return kind !== undefined && "awaits" in kind;
     });
     return chooses ? new Set([...addresses, ...this.#resources.keys()]) : addresses;
@@ -311,14 +286,9 @@ export class Session implements LabSession {
     return this.#parts.pool.machine(await kind.reach(context, item));
   }
 
-  async #guest(way: ConnectionSpec, options: { readonly anew?: boolean } = {}): Promise<Machine> {
-    if (options.anew === true) await this.#parts.pool.reset(way);
-    return this.#parts.pool.machine(way);
-  }
-
   async cancel(address: Address, signal: AbortSignal): Promise<string | undefined> {
     const view = await readScopes(this.store, this.#scopes);
-    this.#state ??= view;
+    this.#around.state ??= view;
     const { kind, item, context } = await this.#looked(address, view.rows, signal);
     return kind.cancel?.(context, item);
   }
@@ -332,8 +302,11 @@ export class Session implements LabSession {
     if (found === undefined) throw new LabError("E_ADDRESS_UNKNOWN", `there is no ${address}`, { address });
     const on = found.kind.on?.(found.item.desired);
     // Which machine it is on may be known only once it is looked for.
-    await this.#machines.prepare(rows, new Set([address, ...(on === undefined ? this.#resources.keys() : [on])]));
-    return { ...found, context: this.#context(address, signal) };
+    await this.#around.machines.prepare(
+      rows,
+      new Set([address, ...(on === undefined ? this.#resources.keys() : [on])]),
+    );
+    return { ...found, context: this.#around.context(address, signal) };
   }
 
   redact(text: string): string {
@@ -341,7 +314,7 @@ export class Session implements LabSession {
   }
 
   async close(): Promise<void> {
-    await this.#scheduler.close();
+    await this.#around.scheduler.close();
     await this.#parts.pool.close();
   }
 
@@ -361,8 +334,8 @@ export class Session implements LabSession {
   }
 
   async #execute(plan: Plan, options: ApplyOptions, session: ScopedSession): Promise<ExecutionResult> {
-    this.#experimental ||= options.experimental === true;
-    this.#noWait = options.noWait === true;
+    this.#around.experimental ||= options.experimental === true;
+    this.#around.noWait = options.noWait === true;
     const batch = options.batch ?? plan.settings.batch;
     const seal = await this.#openSeal(true);
     return execute(
@@ -371,7 +344,7 @@ export class Session implements LabSession {
         session,
         kinds: this.kinds,
         bus: this.bus,
-        context: (address, signal) => this.#context(address, signal),
+        context: (address, signal) => this.#around.context(address, signal),
         secret: this.#parts.secret,
         resource: (address) => this.#resources.get(address),
         settled: (address, row) => this.#settled(address, row),
@@ -396,52 +369,14 @@ export class Session implements LabSession {
   /** A machine that was just made or changed is reached as it is now. */
   #settled(address: Address, row: Row | undefined): void {
     if (this.kinds.get(row?.kind ?? "")?.machine === undefined) return;
-    this.#machines
+    this.#around.machines
       .learn(address, row)
       .catch((error: unknown) => this.bus.emit({ type: "error.raised", problem: toProblem(error) }));
-  }
-
-  #context(address: Address, signal: AbortSignal): KindContext {
-    return {
-      signal,
-      lab: this.#facts,
-      inventory: this.#inventory,
-      artifacts: this.#parts.artifacts,
-      scheduler: this.#scheduler,
-      machine: (of) => this.#machines.machine(of),
-      around: (of) => this.#machines.context(of),
-      guest: (way, options) => this.#guest(way, options),
-      local: this.#local,
-      experimental: this.#experimental,
-      noWait: this.#noWait,
-      log: (level, message, meta) =>
-        this.bus.emit({
-          type: "log.line",
-          level,
-          component: this.#resources.get(address)?.kind ?? "engine",
-          address,
-          message,
-          ...(meta && { meta }),
-        }),
-    };
   }
 
   /** Every scope that this spec has something to do with; the lab's, and the pipeline's where there is one. */
   get #scopes(): readonly Scope[] {
     return [...new Set([LAB_SCOPE, ...this.lab.scopes])];
-  }
-
-  get #facts(): LabFacts {
-    const { name, state, limits, groups, scopes } = this.lab;
-    return {
-      name,
-      root: this.root,
-      state: state.path,
-      limits: viewOf(limits, undefined).plain,
-      groups,
-      scope: scopes.at(-1) ?? LAB_SCOPE,
-      run: this.bus.run,
-    };
   }
 
   get #ownsLab(): boolean {
