@@ -82,12 +82,14 @@ labctl_phase() { echo "$1" >"$job/phase"; }
 labctl_problem() { (IFS='	'; printf '%s\n' "$*") >>"$job/problem"; }
 labctl_die() { labctl_problem "$@"; shift; echo "labctl: $*" >&2; exit 1; }
 labctl_or_die() { labctl_w=$1; shift; "$@" || { labctl_c=$?; labctl_problem step "$labctl_w"; exit $labctl_c; }; }
-# Type, name and file of a thing that was made.
+# Type, name and file of a thing that was made, and what it is called where that is not the file's name.
 labctl_keep() {
   mkdir -p -- "$new" && cp --reflink=auto -- "$3" "$new/$labctl_k" || exit 1
-  chmod 0644 -- "$new/$labctl_k"
+  labctl_m=0644; labctl_f=${"$"}{4:-${"$"}{3##*/}}
+  case $(stat -c %A -- "$3") in *x*|*s*|*t*) labctl_m=0755 ;; esac
+  chmod "$labctl_m" -- "$new/$labctl_k"
   labctl_d=$(sha256sum <"$new/$labctl_k") || exit 1
-  printf '%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "${"$"}{labctl_d%% *}" "$(stat -c %s -- "$new/$labctl_k")" "$labctl_k" >>"$new/outputs.tsv" || exit 1
+  printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "${"$"}{labctl_d%% *}" "$(stat -c %s -- "$new/$labctl_k")" "$labctl_k" "$labctl_f" >>"$new/outputs.tsv" || exit 1
   labctl_k=$((labctl_k+1))
 }
 labctl_publish() {
@@ -194,7 +196,7 @@ released=$(cat -- "$obj/include/config/kernel.release")
 labctl_keep kernel_image kernel_image "$obj/"${kernel.image}
 labctl_keep vmlinux vmlinux "$obj/vmlinux"
 labctl_keep system_map system_map "$obj/System.map"
-labctl_keep kernel_config config "$obj/.config"
+labctl_keep kernel_config config "$obj/.config" config
 tarball() { tar --sort=name --mtime="@$labctl_epoch" --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw -C "$1" -cf "$2" .; }`,
     ...(work.modules
       ? [
@@ -204,7 +206,7 @@ tarball() { tar --sort=name --mtime="@$labctl_epoch" --owner=0 --group=0 --numer
   # They point to this server's directories.
   rm -f -- "$new.mod"/lib/modules/*/build "$new.mod"/lib/modules/*/source
   labctl_or_die modules tarball "$new.mod" "$new.tar"
-  labctl_keep kernel_modules modules "$new.tar"
+  labctl_keep kernel_modules modules "$new.tar" modules.tar
   rm -rf -- "$new.mod" "$new.tar"
 fi`,
         ]
@@ -214,7 +216,7 @@ fi`,
           sh`rm -rf -- "$new.dtb"; mkdir -- "$new.dtb" || exit 1
 (cd -- "$obj/arch/$srcarch/boot/dts" && find . -name '*.dtb' -exec cp --parents -t "$new.dtb" -- {} +) || exit 1
 labctl_or_die dtbs tarball "$new.dtb" "$new.tar"
-labctl_keep device_trees dtbs "$new.tar"
+labctl_keep device_trees dtbs "$new.tar" dtbs.tar
 rm -rf -- "$new.dtb" "$new.tar"`,
         ]
       : []),
@@ -305,9 +307,20 @@ ARCH=${work.arch} CROSS_COMPILE=$cross CC="$wrap$cc" LABCTL_JOBS=$jobs
 export ARCH CROSS_COMPILE CC LABCTL_JOBS
 printf %s ${work.run.text} >"$job/run" || exit 1
 cd -- "$tree" || exit 1
-(set -- "$job/run"; eval "$labctl_env"; exec sh "$1")
-c=$?
-[ $c = 0 ] || exit $c
+labctl_run() { (set -- "$job/run"; eval "$labctl_env"; exec sh "$1"); }
+labctl_run || exit $?
+labctl_of_source() {
+  if [ -f "$tree.manifest" ]; then labctl_paths "$tree.manifest" | grep -qxF -e "$1"; else labctl_git -C "$tree" ls-files --error-unmatch -- "$1" >/dev/null 2>&1; fi
+}
+# What this run did not touch may be of an earlier source: it is made anew, or it is not there.
+labctl_old=
+labctl_untouched() {
+  f=$tree/$1
+  if [ ! -f "$f" ] || [ -n "$(find "$f" -prune -cnewer "$job/run")" ] || labctl_of_source "$1"; then return; fi
+  rm -f -- "$f" && labctl_old=1
+}`,
+    ...outputs.map(([, { path }]) => sh`labctl_untouched ${path.replace(/^(\.\/+)+/, "")}`),
+    sh`[ -z "$labctl_old" ] || labctl_run || exit $?
 labctl_phase collect
 mkdir -p -- "$new" || exit 1
 labctl_output() {

@@ -68,6 +68,8 @@ export interface BuildOutput {
   readonly type: string;
   /** On the build server. */
   readonly path: string;
+  /** What it is called where it was made: `bzImage`. */
+  readonly file: string;
   readonly sha256: string;
   readonly size: number;
 }

@@ -1,6 +1,7 @@
 import {
   type Address,
   type Allocation,
+  type Artifact,
   type BuildRecord,
   type Candidate,
   defineKind,
@@ -19,7 +20,7 @@ import {
 } from "../../src/index.ts";
 import { buildAttributes, type BuildDesired, type BuildObserved, buildSchema } from "./build-model.ts";
 import { cancelBuild } from "./cancel.ts";
-import { collectLog, collectOutputs, isThere, newRecord } from "./collect.ts";
+import { collectLog, collectOutputs, isThere, newRecord, partialOf } from "./collect.ts";
 import { buildDigest, type BuildInputs, objectsDigest } from "./digest.ts";
 import { inputsOf, prepareBuild, type PreparedBuild } from "./inputs.ts";
 import { buildPaths } from "./layout.ts";
@@ -285,6 +286,7 @@ class Construction {
       return done;
     };
     const expected = await this.#expectedSteps(objectsDigest(inputs));
+    const artifacts: Record<string, Artifact> = {};
     try {
       const outcome = await ctx.stage("build", () =>
         runBuild(
@@ -318,7 +320,7 @@ class Construction {
         ),
       );
       if (outcome.is === "completed") {
-        const artifacts = await ctx.stage("collect", () => collectOutputs(ctx, machine, outcome));
+        await ctx.stage("collect", () => collectOutputs(ctx, machine, outcome, artifacts));
         return await finish("completed", {
           artifacts,
           inputs: {
@@ -338,6 +340,7 @@ class Construction {
         await ctx.artifacts.updateBuild(digest, (now) => ({
           ...now,
           status,
+          artifacts: partialOf(artifacts),
           finished_at: new Date().toISOString(),
           problem: { code: error.code, message: error.message },
         }));

@@ -1,4 +1,3 @@
-import { basename } from "node:path";
 import type { Artifact, ArtifactStore, BuildRecord, Machine, OperationContext, Plain } from "../../src/index.ts";
 import type { BuildOutcome } from "./build-types.ts";
 import type { BuildInputs } from "./digest.ts";
@@ -39,13 +38,13 @@ function materialsOf(inputs: BuildInputs, prepared: PreparedBuild): NonNullable<
   return [{ uri, digest: { sha256: source.sha256 } }];
 }
 
-/** Brings what a build made into the store, each verified by its digest. */
+/** Brings what a build made into the store, each verified by its digest; `artifacts` gets them one by one. */
 export async function collectOutputs(
   ctx: OperationContext,
   machine: Machine,
   outcome: Completed,
-): Promise<Record<string, Artifact>> {
-  const artifacts: Record<string, Artifact> = {};
+  artifacts: Record<string, Artifact>,
+): Promise<void> {
   for (const output of outcome.outputs) {
     ctx.progress(undefined, `bringing ${output.name} here`);
     const got = await ctx.artifacts.fetch(machine, output.path, {
@@ -59,10 +58,14 @@ export async function collectOutputs(
       sha256: got.sha256,
       size: got.size,
       mode: got.mode,
-      file: basename(output.path),
+      file: output.file,
     };
   }
-  return artifacts;
+}
+
+/** What came of a build that failed while its outputs were brought here: kept to look at. */
+export function partialOf(artifacts: Readonly<Record<string, Artifact>>): Record<string, Artifact> {
+  return Object.fromEntries(Object.entries(artifacts).map(([name, one]) => [name, { ...one, partial: true }]));
 }
 
 /** The log as far as it can be had; a build is not lost for its log. */

@@ -35,8 +35,7 @@ export function failureOf(job: Job, known: Circumstances): LabError {
       `the build took longer than ${Math.round(known.timeout / 1000)} s and was ended in the phase ${job.phase}`,
       {
         address,
-        retryable: true,
-        hint: "give it a longer `timeout`, or a server with more cores; what was compiled is kept, and the next try goes on there",
+        hint: "give it a longer `timeout`, or a server with more cores; what was compiled is kept, and the next apply goes on there",
       },
     );
   }

@@ -29,6 +29,7 @@ export async function followJob(machine: Machine, options: FollowOptions): Promi
   let contact = performance.now();
   for (;;) {
     let ended = false;
+    let connected = false;
     let line = "";
     const beat = heartbeat(options.heartbeat);
     let failure: Error | undefined;
@@ -39,12 +40,12 @@ export async function followJob(machine: Machine, options: FollowOptions): Promi
         keep: 4096,
         ...(options.signal && { signal: options.signal }),
         onStdout: (chunk) => {
-          contact = performance.now();
+          connected = true;
           offset += chunk.length;
           options.onLog(chunk);
         },
         onStderr: (chunk) => {
-          contact = performance.now();
+          connected = true;
           const lines = (line + chunk.toString("utf8")).split("\n");
           line = lines.pop() ?? "";
           for (const one of lines) {
@@ -60,6 +61,8 @@ export async function followJob(machine: Machine, options: FollowOptions): Promi
       beat.stop();
     }
     if (ended) return;
+    // A build that says nothing for an hour is no link that was lost an hour ago.
+    if (connected) contact = performance.now();
     const error =
       failure ??
       new LabError("E_DISCONNECTED", "what followed a build there was ended", {

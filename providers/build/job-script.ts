@@ -239,6 +239,7 @@ export function followScript(job: string, offset: number): ShellText {
     sh`job=${job} off=${offset}`,
     new ShellText(String.raw`PATH=$PATH:/usr/local/bin:/usr/bin:/bin
 touch -c -- "$job/lease"
+echo following >&2
 exec 3<&0
 { while IFS= read -r x; do touch -c -- "$job/lease"; done; kill $$ 2>/dev/null; } <&3 >/dev/null 2>&1 &
 reader=$!

@@ -332,9 +332,9 @@ export function parseOutputs(
   const outputs: BuildOutput[] = [];
   let release: string | undefined;
   for (const line of text.split("\n")) {
-    const [type = "", name = "", sha256 = "", size = "", file = ""] = line.split("\t");
+    const [type = "", name = "", sha256 = "", size = "", kept = "", file = name] = line.split("\t");
     if (type === "release") release = name;
-    else if (file !== "") outputs.push({ name, type, sha256, size: Number(size), path: `${directory}/${file}` });
+    else if (kept !== "") outputs.push({ name, type, sha256, size: Number(size), path: `${directory}/${kept}`, file });
   }
   return { outputs, ...(release !== undefined && { release }) };
 }

@@ -10,11 +10,13 @@ import {
   transfer,
 } from "./environment-place.ts";
 import { logIn } from "./environment-ssh.ts";
+import { removeConsole } from "./console-record.ts";
 import { type Verified, verifyBoot } from "./environment-verify.ts";
 import { qemuHost, type QemuHost } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
 import type { VmModel } from "./model/vm.ts";
-import { type Domain, DomainUndefine, isLibvirtError, VirErr } from "./rpc/index.ts";
+import { type Domain, DomainUndefine, DomainXml, isLibvirtError, VirErr } from "./rpc/index.ts";
+import { observeDomain } from "./xml/domain-observe.ts";
 import { buildDomain } from "./xml/domain.ts";
 
 /** How far a deployment is, or how it ended: kept with its row as it goes. (`completed` is what a machine that is up shows itself.) */
@@ -64,7 +66,7 @@ async function start(ctx: OperationContext, host: QemuHost, deployment: Deployme
   }
   const log = model.console.log;
   // libvirt's log daemon makes files, and no folder for them.
-  const fresh = log === undefined ? [] : [sh`mkdir -p -- ${dirname(log)}`, sh`rm -f -- ${log}`];
+  const fresh = log === undefined ? [] : [sh`mkdir -p -- ${dirname(log)}`, removeConsole(log)];
   await host.machine.exec(shJoin([...fresh, sh`rm -f -- ${hostKeyFile(deployment.instance_id)}`]), options);
   await makeLayers(ctx, host, deployment.address, model);
   const domain = await domains.define(buildDomain(model), options);
@@ -77,9 +79,13 @@ export async function stop(host: QemuHost, instance_id: string, signal: AbortSig
   if (domain === undefined) return;
   const { domains } = host.libvirt;
   try {
+    const xml = await domains.xml(domain, { flags: DomainXml.INACTIVE, signal });
+    const { log } = observeDomain(xml, { running: false, autostart: false }).console;
     if (await domains.isActive(domain, { signal })) await domains.destroy(domain, { signal });
     const flags = DomainUndefine.MANAGED_SAVE | DomainUndefine.SNAPSHOTS_METADATA | DomainUndefine.NVRAM;
     await domains.undefine(domain, { flags, signal });
+    // What it said is in the log of the run that followed it.
+    if (log !== undefined) await host.machine.exec(removeConsole(log), { signal });
   } catch (error) {
     if (!isLibvirtError(error, VirErr.NO_DOMAIN)) throw error;
   }

@@ -1,17 +1,15 @@
 import { lastSegment, type KindContext, type Machine, sh } from "../../src/index.ts";
 import type { EnvironmentObserved } from "./environment-model.ts";
 import { digestIn } from "./environment-place.ts";
+import { readRecord } from "./console-record.ts";
 import { logIn, type Resident } from "./environment-ssh.ts";
-import { buildIdIn, type ConsoleReading, readConsole, type Ready } from "./environment-verify.ts";
+import { buildIdIn, type ConsoleReading, consoleReader, type Ready } from "./environment-verify.ts";
 import type { QemuHost } from "./host-facts.ts";
 import type { VmModel } from "./model/vm.ts";
 import { imagesScript, readImages } from "./plain/disks.ts";
 import type { Domain } from "./rpc/index.ts";
 import { libvirtNetwork } from "./things.ts";
 import { observeDomain } from "./xml/domain-observe.ts";
-
-/** Most of a console that is read back: a boot's worth. Bytes. */
-const CONSOLE = 1 << 20;
 
 /** What a machine of an environment is, and what its console says. */
 export async function observe(
@@ -23,13 +21,15 @@ export async function observe(
 ): Promise<EnvironmentObserved> {
   const options = { signal: ctx.signal };
   const { domains } = host.libvirt;
-  const running = await domains.isActive(domain, options);
+  // One that stands still (by a user, a full disk, its watchdog) does not run.
+  const { state } = await domains.state(domain, options);
+  const running = state === "running" || state === "blocked";
   const model = observeDomain(await domains.xml(domain, options), {
     running,
     autostart: await domains.autostart(domain, options),
   });
   const { log } = model.console;
-  const told = readConsole(log === undefined ? Buffer.alloc(0) : await recorded(host.machine, log, ctx.signal), ready);
+  const told = await recorded(host.machine, log, ready, ctx.signal);
   const seen = ready === "ssh" && running ? await withLogin(ctx, host, domain, resident, told) : told;
   const kernel = digestIn("kernel", model.boot?.kernel);
   const initrd = digestIn("initrd", model.boot?.initrd);
@@ -77,6 +77,7 @@ async function withLogin(
     release: release ?? told.release,
     buildId: buildIdIn(builder) ?? told.buildId,
     problem: undefined,
+    started: told.started,
   };
 }
 
@@ -116,7 +117,16 @@ function statusOf(
   return seen.ready ? "completed" : "unverified";
 }
 
-async function recorded(machine: Machine, log: string, signal: AbortSignal): Promise<Buffer> {
-  const result = await machine.exec(sh`head -c ${CONSOLE} -- ${log} 2>/dev/null || true`, { signal, keep: CONSOLE });
-  return result.stdout;
+async function recorded(
+  machine: Machine,
+  log: string | undefined,
+  ready: Ready,
+  signal: AbortSignal,
+): Promise<ConsoleReading> {
+  const reader = consoleReader(ready);
+  if (log === undefined) return reader.end();
+  const cut = await readRecord(machine, log, { signal, onChunk: (chunk) => reader.write(chunk) });
+  const seen = reader.end();
+  // Where nothing of its start is left, nothing says that it did not come up.
+  return cut && !seen.started && seen.problem === undefined ? { ...seen, ready: true } : seen;
 }

@@ -217,10 +217,12 @@ export interface ConsoleReading {
   /** The build that the kernel says it is of. */
   readonly buildId: string | undefined;
   readonly problem: string | undefined;
+  /** Whether the start of a kernel was seen. */
+  readonly started: boolean;
 }
 
-/** What a recorded console says of the machine. Pure. */
-export function readConsole(recorded: Buffer, ready: Ready): ConsoleReading {
+/** What a recorded console says of the machine, piece by piece. */
+export function consoleReader(ready: Ready): { write(chunk: Uint8Array): void; end(): ConsoleReading } {
   let up = false;
   let problem: string | undefined;
   const watched = watchConsole(watcherOptions(ready), (event) => {
@@ -228,8 +230,13 @@ export function readConsole(recorded: Buffer, ready: Ready): ConsoleReading {
     if (event.severity === "fatal") problem = event.title;
     if (isReady(event, ready)) up = true;
   });
-  watched.write(recorded);
-  watched.close();
-  const { release, builder } = watched.watcher.status;
-  return { ready: up && problem === undefined, release, buildId: buildIdIn(builder), problem };
+  return {
+    write: (chunk) => watched.write(chunk),
+    end: () => {
+      watched.close();
+      const { release, builder, boots } = watched.watcher.status;
+      const is = { release, buildId: buildIdIn(builder), problem, started: boots > 0 };
+      return { ...is, ready: up && problem === undefined };
+    },
+  };
 }

@@ -34,8 +34,9 @@ import {
   seenUuid,
   whereabouts,
 } from "./on-host.ts";
-import { isLibvirtError, type Libvirt, type Network, VirErr } from "./rpc/index.ts";
+import { DomainList, isLibvirtError, type Libvirt, type Network, VirErr } from "./rpc/index.ts";
 import { buildNetwork, observeNetwork } from "./xml/network.ts";
+import { all, attrAt, find, parseXml } from "./xml/tree.ts";
 
 type NetworkItem = Item<NetworkDesired, NetworkObserved>;
 
@@ -166,27 +167,58 @@ async function readOne(
 
 /** Ends the running network and starts it as it is defined now; machines on it lose it for a moment, and keep their cards. */
 async function restart(ctx: OperationContext, libvirt: Libvirt, found: Found, bridge: string): Promise<void> {
-  const machine = ctx.machine(libvirt.address);
-  const said = await machine.exec(sh`ls -- ${`/sys/class/net/${found.model.bridge}/brif`} 2>/dev/null`, {
-    signal: ctx.signal,
-  });
-  const cards = said.stdout
-    .toString("utf8")
-    .split("\n")
-    .filter((name) => /^(vnet|tap|macvtap)[0-9]+$/.test(name));
+  const said = await ctx
+    .machine(libvirt.address)
+    .exec(sh`ls -- ${`/sys/class/net/${found.model.bridge}/brif`} 2>/dev/null`, { signal: ctx.signal });
+  const plugged = said.stdout.toString("utf8").split("\n");
   await libvirt.networks.destroy(found.network, { signal: ctx.signal });
-  await libvirt.networks.create(found.network, { signal: ctx.signal });
+  await start(ctx, libvirt, found.network, bridge, plugged);
+}
+
+/** Starts it, and plugs in the cards of machines that run: `plugged` before, and those that are on it by their definition. */
+async function start(
+  ctx: OperationContext,
+  libvirt: Libvirt,
+  network: Network,
+  bridge: string,
+  plugged: readonly string[] = [],
+): Promise<void> {
+  await libvirt.networks.create(network, { signal: ctx.signal });
+  const known = [...plugged, ...(await cardsOn(libvirt, network.name, ctx.signal))];
+  const cards = [...new Set(known)].filter((name) => /^(vnet|tap|macvtap)[0-9]+$/.test(name));
   if (cards.length === 0) return;
-  const plugged = await machine.exec(
-    sh`PATH=$PATH:/usr/sbin:/sbin; for card in ${cards}; do ip link set dev "$card" master ${bridge} up || exit 1; done`,
-    { signal: ctx.signal },
-  );
-  if (plugged.code !== 0) {
-    ctx.log(
-      "warn",
-      `machines on ${found.model.name} must be restarted to be on it again: ${plugged.stderr.toString("utf8").trim()}`,
+  const done = await ctx
+    .machine(libvirt.address)
+    .exec(
+      sh`PATH=$PATH:/usr/sbin:/sbin; for card in ${cards}; do ip link set dev "$card" master ${bridge} up || exit 1; done`,
+      { signal: ctx.signal },
     );
-  }
+  if (done.code === 0) return;
+  ctx.log(
+    "warn",
+    `machines on ${network.name} must be restarted to be on it again: ${done.stderr.toString("utf8").trim()}`,
+  );
+}
+
+/** What the host calls the cards of machines that run and are in this network. */
+async function cardsOn(libvirt: Libvirt, name: string, signal: AbortSignal): Promise<string[]> {
+  const running = await libvirt.domains.list({ flags: DomainList.ACTIVE, signal });
+  const texts = await Promise.all(
+    running.map((domain) =>
+      libvirt.domains.xml(domain, { signal }).catch((error: unknown) => {
+        // It ended meanwhile.
+        if (!isLibvirtError(error, VirErr.NO_DOMAIN)) throw error;
+        return undefined;
+      }),
+    ),
+  );
+  return texts.flatMap((text) => {
+    if (text === undefined) return [];
+    const nics = all(find(parseXml(text, "domain"), "devices"), "interface");
+    return nics
+      .filter((nic) => attrAt(nic, ["source"], "network") === name)
+      .flatMap((nic) => attrAt(nic, ["target"], "dev") ?? []);
+  });
 }
 
 async function reconcile(ctx: OperationContext, item: NetworkItem): Promise<NetworkObserved> {
@@ -214,7 +246,7 @@ async function reconcile(ctx: OperationContext, item: NetworkItem): Promise<Netw
   }
   const running = await libvirt.networks.isActive(network, options);
   if (running && !wanted.running) await libvirt.networks.destroy(network, options);
-  else if (!running && wanted.running) await libvirt.networks.create(network, options);
+  else if (!running && wanted.running) await start(ctx, libvirt, network, wanted.bridge);
   else if (running && found !== undefined && redefine) {
     const live = changes.every((change) => change.effect === "update");
     if (live) await changeEntries(libvirt, network, found.model, wanted, options);

@@ -24,6 +24,15 @@ export const vmAttributes = {
     console: { type: "object", description: "Where its console is recorded." },
     autostart: { type: "boolean", description: "Whether it starts when the host starts." },
     running: { type: "boolean", description: "Whether it is on." },
+    paused: {
+      type: "string",
+      description:
+        "Why it stands still though it is on: `a user`, `an input or output error`, `its watchdog`, or what else libvirt says.",
+    },
+    transient: {
+      type: "boolean",
+      description: "True where libvirt has no stored definition of it any more: it is gone when it stops.",
+    },
     now: { type: "object", description: "All of it as it runs, or is defined where it does not run.", ...moving },
     stored: {
       type: "object",
@@ -60,6 +69,20 @@ export function observedOf(now: VmModel, stored: VmModel | undefined, made: Made
 
 /** What differs, and how it is brought about. */
 export function changesOf(desired: VmDesired, observed: VmObserved): readonly VmChange[] {
+  return [...standingOf(desired, observed), ...partsOf(desired, observed)];
+}
+
+/** What is wrong with how libvirt holds it, whatever it consists of. */
+function standingOf(desired: VmDesired, { paused, transient }: VmObserved): readonly VmChange[] {
+  return [
+    ...(paused !== undefined && desired.running !== false
+      ? [{ path: "paused", before: paused, effect: "live" } as const]
+      : []),
+    ...(transient === true ? [{ path: "transient", before: true, after: false, effect: "live" } as const] : []),
+  ];
+}
+
+function partsOf(desired: VmDesired, observed: VmObserved): readonly VmChange[] {
   const made = observed.made_with as unknown as MadeWith;
   if (made.disks.length !== (desired.disks?.length ?? 0)) {
     // Without a look at the host nobody knows where the new ones lie.

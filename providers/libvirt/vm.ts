@@ -11,6 +11,7 @@ import {
   type ReconcileItem,
   sh,
 } from "../../src/index.ts";
+import { removeConsole } from "./console-record.ts";
 import { requireDiskLimit } from "./disk-limit.ts";
 import { type GuestType, qemuHost, type QemuHost } from "./host-facts.ts";
 import { uuidOf } from "./model/ids.ts";
@@ -20,7 +21,15 @@ import type { VmModel } from "./model/vm.ts";
 import { byName, hostAddress, notOwned, readOnHosts, seenUuid, typeThere, whereabouts } from "./on-host.ts";
 import { findPool } from "./pools.ts";
 import { reachVm } from "./reach.ts";
-import { type Domain, DomainUndefine, DomainXml, isLibvirtError, VirErr } from "./rpc/index.ts";
+import {
+  type Domain,
+  DomainStart,
+  DomainUndefine,
+  DomainXml,
+  isLibvirtError,
+  pausedReason,
+  VirErr,
+} from "./rpc/index.ts";
 import { reservationsOf, reserveAddresses } from "./vm-addresses.ts";
 import { changeLive } from "./vm-live.ts";
 import {
@@ -117,8 +126,10 @@ async function look(
   const { domains } = host.libvirt;
   const options = { signal: ctx.signal };
   try {
-    const [running, autostart, stored] = await Promise.all([
+    const [running, held, persistent, autostart, stored] = await Promise.all([
       domains.isActive(domain, options),
+      domains.state(domain, options),
+      domains.isPersistent(domain, options),
       domains.autostart(domain, options),
       domains.xml(domain, { ...options, flags: DomainXml.INACTIVE }),
     ]);
@@ -134,7 +145,12 @@ async function look(
       trimmed(observeDomain(xml, { ...live, disks, addresses }), wanted);
     const config = model(stored, reserved.stored);
     const now = running ? model(await domains.xml(domain, options), reserved.now) : config;
-    return { ...observedOf(now, running ? config : undefined, made), host: host.address };
+    return {
+      ...observedOf(now, running ? config : undefined, made),
+      ...(held.state === "paused" && { paused: pausedReason(held.reason) }),
+      ...(!persistent && { transient: true }),
+      host: host.address,
+    };
   } catch (error) {
     if (isLibvirtError(error, VirErr.NO_DOMAIN)) return undefined;
     throw error;
@@ -261,8 +277,13 @@ async function converge(
   if (running && (!live || !wanted.running)) await powerOff(ctx, host, domain, wanted.type);
   else if (running && before !== undefined) {
     await changeLive(ctx, host.libvirt, domain, before.now as unknown as VmModel, wanted, changes);
+    if (before.paused !== undefined) await domains.resume(domain, options);
   }
-  if (wanted.running && !(await domains.isActive(domain, options))) domain = await domains.create(domain, options);
+  if (wanted.running && !(await domains.isActive(domain, options))) {
+    // A memory that was saved (as hosts do when they go down) is that of another machine by now.
+    const other = wanted.type === "vm" && changes.some(({ path }) => path !== "running" && path !== "autostart");
+    domain = await domains.create(domain, { ...options, flags: other ? DomainStart.FORCE_BOOT : 0 });
+  }
   const after = await look(ctx, host, domain, item.desired, made);
   const left = after === undefined ? ["running"] : changesOf(item.desired, after).map((one) => one.path);
   if (after !== undefined && left.length === 0) return after;
@@ -298,6 +319,8 @@ async function remove(ctx: OperationContext, item: VmItem, address: Address): Pr
     }
     await powerOff(ctx, host, domain, model.type);
     await reserveAddresses(host.libvirt, model.networks, [], { signal: ctx.signal });
+    if (model.console.log !== undefined)
+      await host.machine.exec(removeConsole(model.console.log), { signal: ctx.signal });
     // libvirt removes what a TPM of its definition holds, and not that of one which left it.
     await host.machine.exec(sh`rm -rf -- ${`/var/lib/libvirt/swtpm/${model.uuid}`}`, { signal: ctx.signal });
     // A container has none of these, and its driver refuses to hear of them.

@@ -173,6 +173,23 @@ describe("a deployment that is cut off", () => {
     expect((await ws.run(["show", "environment.smoke"])).output).toMatch(/status: +"completed"/);
   });
 
+  test("a console that says more than is kept of it in one piece is read whole, and taken for what it is", {
+    timeout: 180_000,
+  }, async () => {
+    const flood = "yes 'a line that fills what is recorded of a console, and says nothing at all' | head -c";
+    const init = INIT.replace(
+      "echo 'lab-env: up'\n",
+      `${flood} 1200000; echo 'lab-env: up'; ${flood} 1500000\necho; echo over\n`,
+    );
+    initrd = await busyboxInitramfs({ init });
+    spec();
+    await ws.apply();
+    const log = "/var/log/libvirt/qemu/lab-ci-smoke-console.log";
+    await expect.poll(() => virt.run("tail", "-n", "1", log), { timeout: 100_000, interval: 1000 }).toBe("over");
+    expect(await virt.run("sh", "-c", `stat -c %s ${log}.0`)).toMatch(/^\d{7}$/);
+    expect(await ws.pending()).toEqual({});
+  });
+
   test("destroy takes it all away", { timeout: 120_000 }, async () => {
     await ws.destroy();
     expect(await domains()).toBe("");

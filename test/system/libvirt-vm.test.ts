@@ -129,6 +129,46 @@ describe("machines", { timeout: 180_000 }, () => {
     expect(await ws.pending()).toEqual({});
   });
 
+  test("one that stands still is not one that runs, and goes on", async () => {
+    await virt.virsh("suspend", "vms-box");
+    expect(await ws.pending()).toEqual({ "vm.box": "update paused" });
+    const plan = await ws.run(["plan"]);
+    expect(plan.output).toContain("a user");
+    await ws.apply();
+    expect(await virt.virsh("domstate", "vms-box")).toBe("running");
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test("one that libvirt would forget when it stops is defined again, and goes on", async () => {
+    const pid = await virt.run("cat", "/run/libvirt/qemu/vms-box.pid");
+    await virt.virsh("undefine", "vms-box");
+    expect(await ws.pending()).toEqual({ "vm.box": "update transient" });
+    await ws.apply();
+    expect(await virt.virsh("dominfo", "vms-box")).toMatch(/Persistent: +yes/);
+    expect(await virt.run("cat", "/run/libvirt/qemu/vms-box.pid")).toBe(pid);
+    expect(await ws.pending()).toEqual({});
+  });
+
+  test("are plugged in again where their network was stopped behind labctl's back", async () => {
+    const card = /^ *(vnet\d+)/m.exec(await virt.virsh("domiflist", "vms-box"))?.[1] ?? "";
+    const master = (): Promise<string> => virt.run("sh", "-c", `readlink /sys/class/net/${card}/master || echo nobody`);
+    const before = await master();
+    await virt.virsh("net-destroy", "vms-test");
+    expect(await master()).toBe("nobody");
+    await ws.apply();
+    expect(await master()).toBe(before);
+  });
+
+  test("what was saved of one that became another is not gone on with", async () => {
+    await virt.virsh("managedsave", "vms-box");
+    lab({ boot: { ...boot, cmdline: `${boot.cmdline} test.saved=1` } });
+    await ws.apply();
+    expect(await virt.virsh("dumpxml", "vms-box")).toContain("test.saved=1");
+    lab();
+    await ws.apply();
+    expect(await ws.pending()).toEqual({});
+  });
+
   test("an address changes while they run, is given back, and is missed when it is gone", async () => {
     const pid = await virt.run("cat", "/run/libvirt/qemu/vms-box.pid");
     lab({ networks: [{ network: "test", address: "192.168.150.77" }] });

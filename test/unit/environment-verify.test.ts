@@ -1,6 +1,12 @@
 import { describe, expect, it } from "vitest";
 import { buildIdOf } from "../../providers/libvirt/environment-images.ts";
-import { buildIdIn, readConsole, requireKernelPlaced } from "../../providers/libvirt/environment-verify.ts";
+import {
+  buildIdIn,
+  consoleReader,
+  type ConsoleReading,
+  type Ready,
+  requireKernelPlaced,
+} from "../../providers/libvirt/environment-verify.ts";
 import type { BuildRecord } from "../../src/index.ts";
 
 const DIGEST = "0123456789abcdef".repeat(4);
@@ -16,6 +22,12 @@ const record = (inputs: BuildRecord["inputs"]): BuildRecord => ({
   artifacts: {},
   inputs,
 });
+
+function read(recorded: Buffer, ready: Ready): ConsoleReading {
+  const reader = consoleReader(ready);
+  reader.write(recorded);
+  return reader.end();
+}
 
 describe("the kernel that came up", () => {
   const found = { release: "6.1.0-lab", builder: "labctl@0123456789abcdef" };
@@ -53,11 +65,11 @@ describe("the kernel that came up", () => {
   });
 
   it("carries its build's id in the line that a kernel prints first", () => {
-    expect(readConsole(LINE("labctl@0123456789abcdef"), "init")).toMatchObject({
+    expect(read(LINE("labctl@0123456789abcdef"), "init")).toMatchObject({
       release: "6.1.0-lab",
       buildId: "0123456789abcdef",
     });
-    expect(readConsole(LINE("debian-kernel@lists.debian.org"), "init").buildId).toBeUndefined();
+    expect(read(LINE("debian-kernel@lists.debian.org"), "init").buildId).toBeUndefined();
     expect(buildIdIn("labctl@0123")).toBeUndefined();
   });
 

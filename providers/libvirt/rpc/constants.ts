@@ -117,6 +117,22 @@ const STOPPED_DETAILS = ["shutdown", "destroyed", "crashed", "migrated", "saved"
 export type StoppedDetail = (typeof STOPPED_DETAILS)[number];
 
 export const domainState = (state: number): DomainState => DOMAIN_STATES[state] ?? "nostate";
+/** virDomainPausedReason by number, in words. */
+const PAUSED_REASONS = [
+  "somebody or something",
+  "a user",
+  "its migration",
+  "its being saved",
+  "its being dumped",
+  "an input or output error",
+  "its watchdog",
+  "a snapshot",
+  "its shutting down",
+  "a snapshot that is taken",
+  "a crash",
+  "its start",
+] as const;
+export const pausedReason = (reason: number): string => PAUSED_REASONS[reason] ?? PAUSED_REASONS[0];
 export const poolState = (state: number): PoolState => POOL_STATES[state] ?? "unknown";
 export const volumeType = (type: number): VolumeType => VOLUME_TYPES[type] ?? "unknown";
 export const lifecycleEvent = (event: number): LifecycleEventName => LIFECYCLE_EVENTS[event] ?? "unknown";
