@@ -113,7 +113,7 @@ export class Operations {
         const changes = this.difference(target, reading.observed);
         if (intent.planned !== undefined) assertInsideEnvelope(intent.planned, changes);
         if (changes?.length === 0 && intent.action !== "replace") {
-          out.set(target.address, { row: await this.#record(target, reading.observed) });
+          out.set(target.address, { row: await this.record(target, reading.observed, signal) });
         } else {
           work.push({ target, intent, observed: reading.observed });
         }
@@ -281,11 +281,8 @@ export class Operations {
   }
 
   /** Records what is there without touching it: adopt, and converging what turns out to be as wanted. */
-  async record(target: Target, observed: PlainMap | undefined): Promise<Row> {
-    return this.#record(target, observed);
-  }
-
-  async #record(target: Target, observed: PlainMap | undefined): Promise<Row> {
+  async record(target: Target, observed: PlainMap | undefined, signal: AbortSignal): Promise<Row> {
+    await target.kind.adopted?.(this.#ports.context(target.address, signal), reconcileItemOf(target, observed));
     const row = rowOf(target, this.#ports, {
       status: "ok",
       observed: encodeObservedOf(target, observed, this.#ports),
