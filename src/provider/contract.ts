@@ -281,7 +281,7 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
   /**
    * What was there already, as wanted, becomes this resource's (`adopt`, or it came there since the plan): called before the
    * state says so, in place of `reconcile`, for kinds that keep a note of who refers to what. Idempotent; never changes the
-   * resource itself.
+   * resource itself. Not called where a failed run takes back what it did.
    */
   adopted?(ctx: KindContext, item: ReconcileItem<D, O>): Promise<void>;
   /** Idempotent: restores what was there before; removes nothing that labctl did not make. */

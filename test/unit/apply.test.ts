@@ -66,6 +66,14 @@ describe("apply", () => {
     world.things.set("thing.c", { color: "blue", size: 1 });
     await lab.apply(late);
     expect(world.calls.at(-1)).toBe('adopted thing.c "blue"');
+    // What a failed run takes back was the spec's before.
+    const before = world.calls.length;
+    const noted = resource("thing.c", { desired: { color: "blue", adopt: true } });
+    const failing = resource("thing.d", { depends: ["thing.c"] });
+    world.failures.set("thing.d", [boom()]);
+    await lab.apply(await lab.plan([...spec, noted, failing]), { onFailure: "rollback", parallelism: 1 });
+    expect(state.rows.get("thing.c")?.desired).toEqual({ color: "blue", name: "c" });
+    expect(world.calls.slice(before).filter((call) => call.startsWith("adopted"))).toHaveLength(1);
   });
 
   it("whoever waits for a machine takes up none of the parallelism: what it waits for may not have begun", async () => {
