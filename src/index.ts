@@ -16,6 +16,7 @@ export type {
   BlobSource,
   BuildMaterial,
   BuildQuery,
+  BuildAlias,
   BuildRecord,
   BuildStatus,
   FetchedArtifact,
@@ -26,7 +27,7 @@ export type {
   StoredBlob,
   TransferProgress,
 } from "./artifacts/index.ts";
-export { ARTIFACT_TYPES, BUILD_STATUSES, provenanceOf } from "./artifacts/index.ts";
+export { aliasesOf, ARTIFACT_TYPES, BUILD_STATUSES, provenanceOf, withAliases } from "./artifacts/index.ts";
 export { type Code, LabError, type LabErrorInit } from "./diagnostics/index.ts";
 export type {
   Address,

@@ -177,6 +177,11 @@ export const buildSchema = {
     },
     digest: { type: "string", description: "SHA-256 of all that goes into it.", "x-labctl": { derived: true } },
     commit: { type: "string", description: "What the source was resolved to.", "x-labctl": { derived: true } },
+    branch: {
+      type: "string",
+      description: "What it can be found by: `ref`, or the branch that the repository's HEAD names.",
+      "x-labctl": { derived: true },
+    },
   },
   required: ["name", "source"],
   anyOf: [{ required: ["kernel"] }, { required: ["run"] }],

@@ -1,7 +1,9 @@
 import {
   type Address,
+  aliasesOf,
   type Allocation,
   type Artifact,
+  type BuildAlias,
   type BuildRecord,
   type Candidate,
   defineKind,
@@ -17,6 +19,7 @@ import {
   type Selection,
   selectionError,
   waitingText,
+  withAliases,
 } from "../../src/index.ts";
 import { buildAttributes, type BuildDesired, type BuildObserved, buildSchema } from "./build-model.ts";
 import { cancelBuild } from "./cancel.ts";
@@ -143,6 +146,16 @@ async function read(ctx: KindContext, digest: string | undefined): Promise<Readi
   return { is: "present", value: observedOf(record) };
 }
 
+/** What was built under another name, or for another branch, is found by these too. */
+async function learn(ctx: KindContext, digest: string, name: string, branch: string | undefined): Promise<void> {
+  const alias = aliasNow(name, branch);
+  await ctx.artifacts.updateBuild(digest, (record) => withAliases(record, [alias]));
+}
+
+function aliasNow(name: string, branch: string | undefined): BuildAlias {
+  return { name, ...(branch !== undefined && { branch }), at: new Date().toISOString() };
+}
+
 /** Builds on the best server that has room, and on the next where that one fails us. */
 class Construction {
   readonly #ctx: OperationContext;
@@ -150,6 +163,8 @@ class Construction {
   readonly #name: string;
   readonly #desired: BuildDesired;
   readonly #prepared: PreparedBuild;
+  /** From when its source was resolved: it may wait long for a place, and its branch go on meanwhile. */
+  readonly #alias: BuildAlias;
   readonly #failed = new Set<string>();
 
   constructor(ctx: OperationContext, address: Address, desired: BuildDesired, prepared: PreparedBuild) {
@@ -158,6 +173,7 @@ class Construction {
     this.#name = desired.name;
     this.#desired = desired;
     this.#prepared = prepared;
+    this.#alias = aliasNow(desired.name, prepared.branch);
   }
 
   async run(digest: string | undefined, sticky: string | undefined): Promise<BuildRecord> {
@@ -255,12 +271,19 @@ class Construction {
     if (compiler === undefined) throw new LabError("E_INTERNAL", "a server was chosen without a compiler");
     const signal = allocation === undefined ? ctx.signal : AbortSignal.any([ctx.signal, allocation.lost]);
     const started = Date.now();
-    const record: BuildRecord = {
+    const fresh: BuildRecord = {
       ...newRecord(digest, this.#name, inputs, this.#prepared, ctx.lab.run),
       status: "building",
       server: server.address,
       started_at: new Date(started).toISOString(),
+      known_as: [this.#alias],
     };
+    // It may have been lost and be built again, or be built for another name at this moment.
+    const named = async (one: BuildRecord): Promise<BuildRecord> => {
+      const before = await ctx.artifacts.build(digest);
+      return before === undefined ? one : withAliases(one, aliasesOf(before));
+    };
+    const record = await named(fresh);
     await ctx.artifacts.saveBuild(record);
     const paths = buildPaths({
       workdir: server.workdir,
@@ -282,7 +305,7 @@ class Construction {
         ...(log !== undefined && { log }),
         ...more,
       };
-      await ctx.artifacts.saveBuild(done);
+      await ctx.artifacts.saveBuild(await named(done));
       return done;
     };
     const expected = await this.#expectedSteps(objectsDigest(inputs));
@@ -404,10 +427,11 @@ build drops the reference to it; \`labctl artifact gc\` removes what nothing ref
       throw missingToolchain(wantedOf(desired), selection) ?? selectionError(request, selection);
     }
     const prepared = await prepareBuild(ctx, desired, item.sensitive, servers);
-    const commit = prepared.commit === undefined ? {} : { commit: prepared.commit };
+    const { commit, branch } = prepared;
+    const known = { ...(commit !== undefined && { commit }), ...(branch !== undefined && { branch }) };
     const digest = await settle(ctx, offersOf(prepared, servers, selection), selection);
     // Which compiler will do it may be known only once the server has it.
-    return { ...commit, digest };
+    return { ...known, digest };
   },
 
   async readMany(ctx, items) {
@@ -443,10 +467,17 @@ build drops the reference to it; \`labctl artifact gc\` removes what nothing ref
     const digest = desired.digest ?? (await settle(ctx, offersOf(prepared, servers, selection), selection));
     if (digest !== undefined) {
       const there = await read(ctx, digest);
-      if (there.is === "present") return there.value;
+      if (there.is === "present") {
+        await learn(ctx, digest, desired.name, prepared.branch);
+        return there.value;
+      }
     }
     const record = await new Construction(ctx, item.address, desired, prepared).run(digest, sticky);
     return observedOf(record);
+  },
+
+  async adopted(ctx, { desired }) {
+    if (desired.digest !== undefined) await learn(ctx, desired.digest, desired.name, desired.branch);
   },
 
   cancel: cancelBuild,

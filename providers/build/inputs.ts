@@ -129,11 +129,12 @@ async function resolveSource(
   }
   const source = { url: address(git ?? "", "git"), ...(ref !== undefined && { ref }) };
   const resolved = await resolveSomewhere(ctx, source, servers);
+  const branch = ref ?? resolved.branch;
   return {
     source: { type: "git", source, resolved, ...(depth !== undefined && { depth }) },
     sourceName: splitUrl(source.url).url,
     commit: resolved.commit,
-    ...(ref !== undefined && { branch: ref }),
+    ...(branch !== undefined && { branch }),
   };
 }
 

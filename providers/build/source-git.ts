@@ -29,6 +29,8 @@ export interface ResolvedGit {
   readonly kind: "branch" | "tag" | "commit" | "head";
   /** Full name of the ref; absent where a commit was given. */
   readonly ref?: string;
+  /** Of HEAD: the branch that it names, where the repository says so. */
+  readonly branch?: string;
 }
 
 /** Milliseconds. A repository that does not answer must not hold up a plan for ever. */
@@ -125,6 +127,11 @@ export function parseRefs(text: string): ReadonlyMap<string, string> {
   return refs;
 }
 
+/** The branch that HEAD names, as `git ls-remote --symref` tells it. */
+export function parseHead(text: string): string | undefined {
+  return /^ref: refs\/heads\/(\S+)\tHEAD$/m.exec(text)?.[1];
+}
+
 /** Pure: what a ref of the spec means among a repository's refs. Throws E_SOURCE_UNRESOLVED with those that come near. */
 export function chooseRef(
   refs: ReadonlyMap<string, string>,
@@ -182,13 +189,15 @@ export async function resolveGit(git: GitRunner, source: GitSource, signal?: Abo
   const where = splitUrl(source.url);
   const wanted = source.ref?.toLowerCase() ?? "";
   if (FULL_COMMIT.test(wanted)) return { url: where.url, commit: wanted, kind: "commit" };
-  const result = await git(["ls-remote", "--", where.url], {
+  const result = await git(["ls-remote", "--symref", "--", where.url], {
     env: gitEnvironment(where),
     timeout: LS_REMOTE_MS,
     ...(signal && { signal }),
   });
   if (result.code !== 0) throw fetchFailure(where, result.stderr, `${where.url} cannot be read`);
-  return { url: where.url, ...chooseRef(parseRefs(result.stdout), source.ref, where.url) };
+  const chosen = chooseRef(parseRefs(result.stdout), source.ref, where.url);
+  const branch = chosen.kind === "head" ? parseHead(result.stdout) : undefined;
+  return { url: where.url, ...chosen, ...(branch !== undefined && { branch }) };
 }
 
 function fetchFailure(source: SourceUrl, stderr: string, what: string): LabError {

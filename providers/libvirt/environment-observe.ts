@@ -1,4 +1,4 @@
-import { lastSegment, type KindContext, type Machine, sh } from "../../src/index.ts";
+import { lastSegment, type KindContext, type Machine } from "../../src/index.ts";
 import type { EnvironmentObserved } from "./environment-model.ts";
 import { digestIn } from "./environment-place.ts";
 import { readRecord } from "./console-record.ts";

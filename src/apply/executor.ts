@@ -307,7 +307,7 @@ class Execution {
         hint: "plan again, look at the difference, and apply that",
       });
     }
-    const row = await this.#operations.record(target, reading.observed);
+    const row = await this.#operations.adopt(target, reading.observed, this.#signalFor(action));
     this.#done.push({ action, target, prior, row });
   }
 

@@ -113,7 +113,12 @@ export class Operations {
         const changes = this.difference(target, reading.observed);
         if (intent.planned !== undefined) assertInsideEnvelope(intent.planned, changes);
         if (changes?.length === 0 && intent.action !== "replace") {
-          out.set(target.address, { row: await this.#record(target, reading.observed) });
+          // What is taken back was the spec's before: nobody is told anew.
+          const record =
+            intent.planned === undefined
+              ? this.#record(target, reading.observed)
+              : this.adopt(target, reading.observed, signal);
+          out.set(target.address, { row: await record });
         } else {
           work.push({ target, intent, observed: reading.observed });
         }
@@ -281,7 +286,8 @@ export class Operations {
   }
 
   /** Records what is there without touching it: adopt, and converging what turns out to be as wanted. */
-  async record(target: Target, observed: PlainMap | undefined): Promise<Row> {
+  async adopt(target: Target, observed: PlainMap | undefined, signal: AbortSignal): Promise<Row> {
+    await target.kind.adopted?.(this.#ports.context(target.address, signal), reconcileItemOf(target, observed));
     return this.#record(target, observed);
   }
 

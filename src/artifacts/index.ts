@@ -16,6 +16,7 @@ export type {
   Artifact,
   ArtifactType,
   BlobInfo,
+  BuildAlias,
   BuildMaterial,
   BuildQuery,
   BuildRecord,
@@ -26,7 +27,8 @@ export type {
   TransferProgress,
 } from "./types.ts";
 export { ARTIFACT_TYPES, BUILD_STATUSES } from "./types.ts";
-export { demandArtifact, demandBuild, findBuild, type Lookup } from "./lookup.ts";
+export { aliasesOf, branchesOf, namesOf, withAliases } from "./aliases.ts";
+export { demandArtifact, demandBuild, findBuild, latestOfEach, type Lookup } from "./lookup.ts";
 export { pinsOf } from "./pins.ts";
 export { type ProvenanceStatement, provenanceOf } from "./provenance.ts";
 export { blobsOf, digestsIn, planGc } from "./retention.ts";

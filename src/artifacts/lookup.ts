@@ -1,6 +1,7 @@
 import { distance } from "fastest-levenshtein";
 import { LabError } from "../diagnostics/index.ts";
-import type { Artifact, BuildQuery, BuildRecord } from "./types.ts";
+import { aliasesOf, branchesOf, namesOf, timeOf } from "./aliases.ts";
+import type { Artifact, BuildAlias, BuildQuery, BuildRecord } from "./types.ts";
 
 /** What a lookup comes to: one build, several that fit alike, or none and those that come near. */
 export type Lookup =
@@ -16,40 +17,75 @@ export interface Near {
 const MOST_NEAR = 5;
 
 /**
- * By build id: that build, whatever became of it. By commit, branch or name: the completed build that finished last,
- * provided that all that fit are of one name, architecture and commit, or `latest` is asked for. Builds of one branch
- * may differ in their commit. Pure.
+ * By build id: that build, whatever became of it. By commit, branch or name: the newest completed build, provided that
+ * all that fit are of one name, architecture and commit, or `latest` is asked for. Builds of one branch may differ in
+ * their commit; the newest of them is the one that the branch came to last, which may have been built long before: a
+ * branch can go back. Pure.
  */
 export function findBuild(records: readonly BuildRecord[], query: BuildQuery): Lookup {
-  const fitting = records.filter((record) => fits(record, query));
   if (query.build !== undefined && query.latest !== true) {
+    const fitting = records.filter((record) => fits(record, query));
     const [first] = fitting;
     if (fitting.length > 1) return { is: "ambiguous", candidates: fitting };
     return first === undefined ? missing(records, query) : { is: "found", record: first };
   }
-  const done = fitting.filter((record) => record.status === "completed").sort(newestFirst);
-  const [newest] = done;
+  const hits = completedHits(records, query);
+  const [newest] = hits;
   if (newest === undefined) return missing(records, query);
-  if (query.latest === true) return { is: "found", record: newest };
-  const seen = new Map(done.map((record) => [lineOf(record, query), record]));
-  if (seen.size === 1) return { is: "found", record: newest };
-  const one = new Map<string, BuildRecord>();
-  for (const record of done) if (!one.has(lineOf(record, query))) one.set(lineOf(record, query), record);
-  return { is: "ambiguous", candidates: [...one.values()] };
+  if (query.latest === true) return { is: "found", record: newest.record };
+  const candidates = firstOfEach(hits, ({ record, alias }) => [
+    alias.name,
+    record.arch,
+    query.commit === undefined ? "" : record.commit,
+  ]);
+  return candidates.length === 1 ? { is: "found", record: newest.record } : { is: "ambiguous", candidates };
 }
 
-/** What must not differ between builds that one query means. */
-function lineOf(record: BuildRecord, query: BuildQuery): string {
-  return JSON.stringify([record.name, record.arch, query.commit === undefined ? "" : record.commit]);
+/** The newest completed build that fits, for each name and architecture. Pure. */
+export function latestOfEach(records: readonly BuildRecord[], query: BuildQuery): readonly BuildRecord[] {
+  return firstOfEach(completedHits(records, query), ({ record, alias }) => [alias.name, record.arch]);
+}
+
+/** A build by one of the names that fit. */
+interface Hit {
+  readonly record: BuildRecord;
+  readonly alias: BuildAlias;
+}
+
+/** Newest first. */
+function completedHits(records: readonly BuildRecord[], query: BuildQuery): readonly Hit[] {
+  const hits = records
+    .filter((record) => record.status === "completed" && fits(record, query))
+    .flatMap((record) => fittingAliases(record, query).map((alias): Hit => ({ record, alias })));
+  const cameTo = (a: Hit, b: Hit): number => (query.branch === undefined ? 0 : timeOf(b.alias) - timeOf(a.alias));
+  return hits.sort((a, b) => cameTo(a, b) || newestFirst(a.record, b.record));
+}
+
+/** One build may be the first of several lines: two names for the same. */
+function firstOfEach(hits: readonly Hit[], lineOf: (hit: Hit) => readonly unknown[]): readonly BuildRecord[] {
+  const lines = new Map<string, BuildRecord>();
+  for (const hit of hits) {
+    const line = JSON.stringify(lineOf(hit));
+    if (!lines.has(line)) lines.set(line, hit.record);
+  }
+  return [...new Set(lines.values())];
 }
 
 function fits(record: BuildRecord, query: BuildQuery): boolean {
   return (
     (query.build === undefined || record.id.startsWith(query.build.toLowerCase())) &&
     (query.commit === undefined || sameCommit(record, query.commit)) &&
-    (query.branch === undefined || branchName(record.branch) === branchName(query.branch)) &&
-    (query.name === undefined || record.name === query.name) &&
-    (query.arch === undefined || record.arch === query.arch)
+    (query.arch === undefined || record.arch === query.arch) &&
+    fittingAliases(record, query).length > 0
+  );
+}
+
+/** Name and branch must be of one alias: what `a` has of main is not what `b` has of it. */
+function fittingAliases(record: BuildRecord, { name, branch }: BuildQuery): readonly BuildAlias[] {
+  return aliasesOf(record).filter(
+    (one) =>
+      (name === undefined || one.name === name) &&
+      (branch === undefined || branchName(one.branch) === branchName(branch)),
   );
 }
 
@@ -82,11 +118,12 @@ function nearness(record: BuildRecord, query: BuildQuery): string | undefined {
   if (fits(record, query)) return `it is ${record.status}, not completed`;
   if (query.commit !== undefined && sameCommit(record, query.commit))
     return `same commit, ${differences(record, query)}`;
-  if (query.branch !== undefined && branchName(record.branch) === branchName(query.branch))
+  const { name, branch } = query;
+  if (branch !== undefined && fittingAliases(record, { branch }).length > 0)
     return `same branch, ${differences(record, query)}`;
-  if (query.name !== undefined && record.name === query.name) return `same name, ${differences(record, query)}`;
-  if (query.name !== undefined && alike(record.name, query.name)) return "its name is alike";
-  if (query.branch !== undefined && record.branch !== undefined && alike(record.branch, query.branch))
+  if (name !== undefined && namesOf(record).includes(name)) return `same name, ${differences(record, query)}`;
+  if (name !== undefined && namesOf(record).some((one) => alike(one, name))) return "its name is alike";
+  if (branch !== undefined && branchesOf(record).some((one) => alike(one, branch)))
     return "its name of a branch is alike";
   if (query.build !== undefined && query.build.length >= 4 && record.id.startsWith(query.build.slice(0, 4)))
     return "its id begins alike";
@@ -94,15 +131,17 @@ function nearness(record: BuildRecord, query: BuildQuery): string | undefined {
 }
 
 function differences(record: BuildRecord, query: BuildQuery): string {
+  const { name, branch } = query;
+  const named = name !== undefined && !namesOf(record).includes(name);
+  // Of the builds of that name, where there are any.
+  const onBranch = fittingAliases(record, { ...(name !== undefined && !named && { name }), ...(branch && { branch }) });
   const other = [
     ...(query.arch !== undefined && query.arch !== record.arch ? [`for ${record.arch}`] : []),
-    ...(query.name !== undefined && query.name !== record.name ? [`named ${record.name}`] : []),
+    ...(named ? [`named ${namesOf(record).join(" and ")}`] : []),
     ...(query.commit !== undefined && !sameCommit(record, query.commit)
       ? [`of commit ${record.commit?.slice(0, 12) ?? "(none)"}`]
       : []),
-    ...(query.branch !== undefined && branchName(record.branch) !== branchName(query.branch)
-      ? [`on ${record.branch ?? "no branch"}`]
-      : []),
+    ...(onBranch.length === 0 ? [`on ${branchesOf(record).join(" and ") || "no branch"}`] : []),
     ...(query.build !== undefined && !record.id.startsWith(query.build) ? ["of another id"] : []),
   ];
   return other.length > 0 ? other.join(", ") : `it is ${record.status}`;

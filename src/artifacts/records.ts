@@ -98,6 +98,18 @@ function parse(text: string, id: string): BuildRecord | undefined {
     const sha256: unknown = typeof one === "object" && one !== null && "sha256" in one ? one.sha256 : undefined;
     if (typeof sha256 !== "string" || !SHA256.test(sha256)) return undefined;
   }
+  if (rest["known_as"] !== undefined && !areAliases(rest["known_as"])) return undefined;
   // All that lookups and retention rest on was looked at; the rest is shown.
   return rest as unknown as BuildRecord;
+}
+
+function areAliases(value: unknown): boolean {
+  return (
+    Array.isArray(value) &&
+    value.every((one: unknown) => {
+      if (typeof one !== "object" || one === null) return false;
+      const { name, branch, at } = one as Record<string, unknown>;
+      return typeof name === "string" && typeof at === "string" && ["string", "undefined"].includes(typeof branch);
+    })
+  );
 }

@@ -1,3 +1,4 @@
+import { aliasesOf, namesOf, timeOf } from "./aliases.ts";
 import { newestFirst } from "./lookup.ts";
 import type { BlobInfo, BuildRecord, GcPlan, RetentionPolicy } from "./types.ts";
 
@@ -23,7 +24,7 @@ export function planGc(
   const kept: BuildRecord[] = [];
   const gone: GcPlan["records"][number][] = [];
   for (const record of records) {
-    const age = now - Date.parse(record.finished_at ?? record.created_at);
+    const age = now - finishedAt(record);
     const stays =
       record.status === "queued" ||
       record.status === "building" ||
@@ -51,15 +52,30 @@ export function planGc(
 }
 
 function newestOfEach(records: readonly BuildRecord[], count: number): ReadonlySet<string> {
-  const seen = new Map<string, number>();
-  const newest = new Set<string>();
-  for (const record of records.filter(({ status }) => status === "completed").sort(newestFirst)) {
-    const key = JSON.stringify([record.name, record.arch]);
-    const before = seen.get(key) ?? 0;
-    seen.set(key, before + 1);
-    if (before < count) newest.add(record.id);
+  const lines = new Map<string, { readonly record: BuildRecord; readonly at: number }[]>();
+  for (const record of records.filter(({ status }) => status === "completed")) {
+    for (const name of namesOf(record)) {
+      const key = JSON.stringify([name, record.arch]);
+      // What a branch went back to counts from then on.
+      const at = Math.max(
+        finishedAt(record),
+        ...aliasesOf(record).flatMap((one) => (one.name === name ? timeOf(one) : [])),
+      );
+      lines.set(key, [...(lines.get(key) ?? []), { record, at }]);
+    }
   }
-  return newest;
+  return new Set(
+    [...lines.values()].flatMap((line) =>
+      line
+        .sort((a, b) => b.at - a.at || newestFirst(a.record, b.record))
+        .slice(0, count)
+        .map(({ record }) => record.id),
+    ),
+  );
+}
+
+function finishedAt(record: BuildRecord): number {
+  return Date.parse(record.finished_at ?? record.created_at);
 }
 
 /** Digests of all that a record refers to. */

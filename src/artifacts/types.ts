@@ -40,17 +40,29 @@ export interface BuildMaterial {
   readonly name?: string;
 }
 
+/** What a build was asked for by. */
+export interface BuildAlias {
+  /** A build's name in a spec. */
+  readonly name: string;
+  /** Branch, tag or ref. */
+  readonly branch?: string;
+  /** When an apply last came from there to this build. */
+  readonly at: string;
+}
+
 /** All that is known of a build; one JSON document. Times are RFC 3339 in UTC. */
 export interface BuildRecord {
   /** Hexadecimal SHA-256 of all inputs: the build's identity. */
   readonly id: string;
-  /** The build's name in the spec: `kasan-x86_64`. */
+  /** The build's name in the spec that made it: `kasan-x86_64`. */
   readonly name: string;
   readonly status: BuildStatus;
   readonly arch: string;
   readonly commit?: string;
-  /** Branch, tag or ref as it was asked for. */
+  /** Branch, tag or ref as it was asked for; without one, the branch that the repository's HEAD named. */
   readonly branch?: string;
+  /** All that it was asked for by, its own `name` and `branch` among them; see {@link aliasesOf} for records without. */
+  readonly known_as?: readonly BuildAlias[];
   readonly toolchain?: { readonly name: string; readonly version: string };
   /** Address of the machine that it ran on. */
   readonly server?: string;
@@ -88,7 +100,7 @@ export interface BuildQuery {
   readonly branch?: string;
   readonly name?: string;
   readonly arch?: string;
-  /** The completed one that finished last, of all that fit. */
+  /** Of all completed ones that fit: the one that `branch` came to last; without `branch`, the one that finished last. */
   readonly latest?: boolean;
 }
 

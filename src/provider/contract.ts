@@ -278,6 +278,12 @@ export interface Kind<D = Record<string, Plain>, O = Record<string, Plain>> {
     ctx: OperationContext,
     items: readonly ReconcileItem<D, O>[],
   ): Promise<ReadonlyMap<Address, Outcome<O>>>;
+  /**
+   * What was there already, as wanted, becomes this resource's (`adopt`, or it came there since the plan): called before the
+   * state says so, in place of `reconcile`, for kinds that keep a note of who refers to what. Idempotent; never changes the
+   * resource itself. Not called where a failed run takes back what it did.
+   */
+  adopted?(ctx: KindContext, item: ReconcileItem<D, O>): Promise<void>;
   /** Idempotent: restores what was there before; removes nothing that labctl did not make. */
   delete(ctx: OperationContext, item: ReconcileItem<D, O>): Promise<void>;
   /** How to undo it by hand, for what could not be deleted. */

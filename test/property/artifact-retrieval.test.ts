@@ -9,6 +9,7 @@ import {
   digestsIn,
   findBuild,
   planGc,
+  withAliases,
 } from "../../src/artifacts/index.ts";
 import { digest, MEMORY, scratch } from "../unit/artifact-helpers.ts";
 
@@ -137,6 +138,44 @@ describe("property: artifacts", () => {
     } finally {
       place.remove();
     }
+  });
+
+  test("Build Artifact Retrieval Consistency: whatever applies came to what, each name and branch means the build that it came to last", () => {
+    const steps = fc.array(
+      fc.record({
+        build: fc.nat({ max: 11 }),
+        name: fc.constantFrom(...NAMES),
+        branch: fc.option(fc.constantFrom(...BRANCHES), { nil: undefined }),
+      }),
+      { maxLength: 12 },
+    );
+    fc.assert(
+      fc.property(records, steps, (all, came) => {
+        const now = new Map(all.map((one) => [one.id, one]));
+        const last = new Map<string, string>();
+        for (const [i, { build, name, branch }] of came.entries()) {
+          const one = now.get(all[build]?.id ?? "");
+          if (one?.status !== "completed") continue;
+          // After all that was built.
+          const at = new Date(NOW + i * 1000).toISOString();
+          now.set(one.id, withAliases(one, [{ name, ...(branch !== undefined && { branch }), at }]));
+          if (branch !== undefined) last.set(JSON.stringify([name, branch, one.arch]), one.id);
+        }
+        const stored = [...now.values()];
+        for (const [key, id] of last) {
+          const [name, branch, arch] = JSON.parse(key) as [string, string, string];
+          expect(found(stored, { name, branch, arch })).toBe(id);
+          expect(found(stored, { name, branch: `refs/heads/${branch}`, arch, latest: true })).toBe(id);
+        }
+        // What it could be found by before, it can still be found by.
+        for (const { id, name, branch, arch, status } of all) {
+          const alone = stored.filter((one) => one.id === id);
+          const query = { name, arch, ...(branch !== undefined && { branch }) };
+          expect(found(alone, query)).toBe(status === "completed" ? id : undefined);
+        }
+      }),
+      { numRuns: 200 },
+    );
   });
 
   test("retention never removes what is pinned, unfinished, young or among the latest", () => {

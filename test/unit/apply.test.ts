@@ -36,6 +36,46 @@ describe("apply", () => {
     expect(state.journal).toEqual(["begin create thing.a", "end ok thing.a"]);
   });
 
+  it("tells a kind what became the spec's as it was: at apply alone, before the state says so, and not of what it made", async () => {
+    const kind: Kind = {
+      ...memoryKind(world),
+      adopted: async (_ctx, item) => {
+        world.calls.push(`adopted ${item.address} ${JSON.stringify(item.observed?.["color"])}`);
+        if (world.failures.get(item.address)?.shift() !== undefined) throw boom();
+        return Promise.resolve();
+      },
+    };
+    lab = new MemoryLab([kind], state);
+    world.things.set("thing.a", { color: "red", size: 1 });
+    const spec = [resource("thing.a", { desired: { color: "red" } }), resource("thing.b")];
+    world.failures.set("thing.a", [boom()]);
+    const plan = await lab.plan(spec);
+    expect([shown(plan), world.calls]).toEqual([{ "thing.a": "adopt", "thing.b": "create" }, []]);
+    await lab.apply(plan);
+    expect(finished()["thing.a"]).toBe("failed");
+    await lab.apply(await lab.plan(spec));
+    expect(world.calls.filter((call) => call.startsWith("adopted"))).toEqual(
+      Array.from({ length: 2 }, () => 'adopted thing.a "red"'),
+    );
+    const again = await lab.plan(spec);
+    expect(shown(again)).toEqual({});
+    await lab.apply(again);
+    expect(world.calls.filter((call) => call.startsWith("adopted"))).toHaveLength(2);
+    // What came there between the plan and its turn is not made either.
+    const late = await lab.plan([...spec, resource("thing.c", { desired: { color: "blue" } })]);
+    world.things.set("thing.c", { color: "blue", size: 1 });
+    await lab.apply(late);
+    expect(world.calls.at(-1)).toBe('adopted thing.c "blue"');
+    // What a failed run takes back was the spec's before.
+    const before = world.calls.length;
+    const noted = resource("thing.c", { desired: { color: "blue", adopt: true } });
+    const failing = resource("thing.d", { depends: ["thing.c"] });
+    world.failures.set("thing.d", [boom()]);
+    await lab.apply(await lab.plan([...spec, noted, failing]), { onFailure: "rollback", parallelism: 1 });
+    expect(state.rows.get("thing.c")?.desired).toEqual({ color: "blue", name: "c" });
+    expect(world.calls.slice(before).filter((call) => call.startsWith("adopted"))).toHaveLength(1);
+  });
+
   it("whoever waits for a machine takes up none of the parallelism: what it waits for may not have begun", async () => {
     const given = deferred<undefined>();
     const scheduler = {

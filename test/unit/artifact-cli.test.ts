@@ -2,7 +2,7 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, utimesSync, w
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Artifact, ArtifactStore, BuildRecord } from "../../src/artifacts/index.ts";
-import { createArtifactStore } from "../../src/artifacts/index.ts";
+import { createArtifactStore, withAliases } from "../../src/artifacts/index.ts";
 import { loadLab, locateArtifacts } from "../../src/config/index.ts";
 import { build, digest } from "./artifact-helpers.ts";
 import { cli, ScriptedLab } from "./cli-harness.ts";
@@ -81,6 +81,30 @@ describe("labctl artifact list", () => {
     const { builds } = JSON.parse(out) as { builds: BuildRecord[] };
     expect(builds.map(({ name }) => name)).toEqual(names);
     if (flags.includes("--latest")) expect(builds.every(({ status }) => status === "completed")).toBe(true);
+  });
+
+  test("a build is listed by each name and branch that led to it; the latest of a branch is what it came to last", async () => {
+    await store.updateBuild(kasan.id, (record) =>
+      withAliases(record, [
+        { name: "other", branch: "v1.0", at: "2026-01-09T00:00:00.000Z" },
+        { name: "kasan", branch: "main", at: "2026-01-09T00:00:00.000Z" },
+      ]),
+    );
+    const later = build({ name: "kasan", branch: "main", finished_at: "2026-01-05T00:00:00.000Z" });
+    await store.saveBuild(later);
+    const ids = async (...flags: string[]): Promise<string[]> =>
+      (
+        JSON.parse((await cli(lab, ["artifact", "list", "--json", ...flags])).out) as { builds: BuildRecord[] }
+      ).builds.map(({ id }) => id);
+    expect(await ids("--branch", "v1.0")).toEqual([kasan.id]);
+    expect(await ids("--name", "other")).toEqual([kasan.id]);
+    expect(await ids("--branch", "main", "--name", "kasan")).toEqual([later.id, kasan.id]);
+    expect(await ids("--branch", "main", "--name", "kasan", "--latest")).toEqual([kasan.id]);
+    expect((await cli(lab, ["artifact", "list", "--name", "other"])).out).toMatch(
+      / kasan, other +x86_64 .* main, v1.0 /,
+    );
+    const got = await cli(lab, ["artifact", "get", "tool", "--branch", "v1.0"]);
+    expect(got.code).toBe(0);
   });
 
   test("says so where there is nothing", async () => {

@@ -127,20 +127,13 @@ function notHex(flag: string, text: string): LabError {
 
 /** All builds that the filters let through, newest first; with `latest` one for each name and architecture. */
 async function select(store: ArtifactStore, flags: Filters): Promise<BuildRecord[]> {
-  const { findBuild } = await import("../../artifacts/index.ts");
+  const { findBuild, latestOfEach } = await import("../../artifacts/index.ts");
   const query = queryOf({ ...flags, latest: false });
   const fitting = (await store.builds()).filter((record) => {
     const found = findBuild([{ ...record, status: "completed" }], query);
     return found.is === "found" && (flags.type === undefined || typesOf(record).includes(flags.type));
   });
-  if (flags.latest !== true) return fitting;
-  const seen = new Set<string>();
-  return fitting.filter((record) => {
-    const key = JSON.stringify([record.name, record.arch]);
-    if (record.status !== "completed" || seen.has(key)) return false;
-    seen.add(key);
-    return true;
-  });
+  return flags.latest === true ? [...latestOfEach(fitting, query)] : fitting;
 }
 
 function typesOf(record: BuildRecord): string[] {
@@ -158,6 +151,7 @@ interface Line {
 
 async function listArtifacts(context: Context, flags: Filters): Promise<number> {
   const { term } = context;
+  const { branchesOf, namesOf } = await import("../../artifacts/index.ts");
   const store = await open(context);
   const records = await select(store, flags);
   if (term.options.json) {
@@ -186,11 +180,11 @@ async function listArtifacts(context: Context, flags: Filters): Promise<number> 
     artifact?.corrupted ? paint.red("damaged") : artifact?.partial ? paint.yellow("partial") : "";
   const columns = [
     { title: "build", cell: ({ record }: Line) => record.id.slice(0, 12) },
-    { title: "name", cell: ({ record }: Line) => visible(record.name) },
+    { title: "name", cell: ({ record }: Line) => visible(namesOf(record).join(", ")) },
     { title: "arch", cell: ({ record }: Line) => visible(record.arch) },
     { title: "status", cell: status },
     { title: "commit", cell: ({ record }: Line) => visible(record.commit?.slice(0, 12) ?? "") },
-    { title: "branch", cell: ({ record }: Line) => visible(record.branch ?? ""), flexible: true },
+    { title: "branch", cell: ({ record }: Line) => visible(branchesOf(record).join(", ")), flexible: true },
     { title: "finished", cell: ({ record }: Line) => (record.finished_at ?? "").replace("T", " ").slice(0, 16) },
     { title: "artifact", cell: ({ name }: Line) => visible(name ?? ""), flexible: true },
     {
