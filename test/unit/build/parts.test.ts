@@ -92,8 +92,13 @@ test("capacity, jobs, outputs and what was cleaned are read, or nothing is", () 
     { digest: "def", state: "running", phase: "waiting", problems: [] },
   ]);
   expect(parseJobs(jobs.replace("end\n", ""))).toBeUndefined();
-  expect(parseOutputs("kernel_image\tkernel\tsha\t12\t0\nrelease\t6.1.0\n", "/o")).toEqual({
-    outputs: [{ type: "kernel_image", name: "kernel", sha256: "sha", size: 12, path: "/o/0" }],
+  // The second as earlier versions left it on servers.
+  const made = "kernel_image\tkernel\tsha\t12\t0\tbzImage\nlist\tlist\tsha\t12\t1\nrelease\t6.1.0\n";
+  expect(parseOutputs(made, "/o")).toEqual({
+    outputs: [
+      { type: "kernel_image", name: "kernel", sha256: "sha", size: 12, path: "/o/0", file: "bzImage" },
+      { type: "list", name: "list", sha256: "sha", size: 12, path: "/o/1", file: "list" },
+    ],
     release: "6.1.0",
   });
   expect(parseCleaned("removed\t2\ttrees/x\nfree\t3\n")).toEqual({
