@@ -185,6 +185,14 @@ function damage(sha256: string): void {
 }
 
 describe("labctl artifact verify", () => {
+  test("does not call whole what is not there", async () => {
+    const name = await cli(lab, ["artifact", "verify", "--name", "kasam"]);
+    expect(name.code).toBe(8);
+    expect(name.err).toContain("no completed build fits name kasam");
+    const type = await cli(lab, ["artifact", "verify", "--type", "device_tree"]);
+    expect(type.code).toBe(8);
+  });
+
   test("exit 0 where all is whole", async () => {
     const { code, out } = await cli(lab, ["artifact", "verify"]);
     expect([code, out]).toEqual([0, expect.stringMatching(/^5 blobs read, .*: all is whole\n$/)]);

@@ -282,8 +282,15 @@ async function exists(path: string): Promise<boolean> {
 async function verifyArtifacts(context: Context, flags: Filters): Promise<number> {
   const { term, signals } = context;
   const store = await open(context);
-  const { blobsOf } = await import("../../artifacts/index.ts");
+  const { blobsOf, demandBuild } = await import("../../artifacts/index.ts");
   const chosen = Object.keys(flags).length > 0 ? await select(store, flags) : undefined;
+  if (chosen?.length === 0) {
+    // Nothing that is whole says nothing of what was meant.
+    if (flags.type === undefined) demandBuild(await store.builds(), queryOf(flags));
+    throw new LabError("E_ARTIFACT_NOT_FOUND", `no such build has an artifact of type ${flags.type ?? "any"}`, {
+      hint: "`labctl artifact list` shows the types there are",
+    });
+  }
   const only = chosen && new Set(chosen.flatMap(blobsOf));
   const report = await store.check({ signal: signals.cancellation.soft, ...(only && { only }) });
   const bad = report.findings.length + report.records.length > 0;
