@@ -156,7 +156,7 @@ describe("ends", () => {
   test("a build that takes too long is ended on the server, and what it said is kept", async () => {
     const given = await request("slow", HIDING(4712), { timeout: 2000 });
     const { outcome } = await watch(machine, given);
-    expect(outcome).toMatchObject({ is: "failed", error: { code: "E_BUILD_TIMEOUT", retryable: true } });
+    expect(outcome).toMatchObject({ is: "failed", error: { code: "E_BUILD_TIMEOUT", retryable: false } });
     expect(await sleepers(4712)).toBe(0);
     expect((await readJobLog(machine, WORKDIR, given.digest)).toString()).toMatch(/^begun\n/);
   });
