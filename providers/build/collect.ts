@@ -1,10 +1,23 @@
-import type { Artifact, ArtifactStore, BuildRecord, Machine, OperationContext, Plain } from "../../src/index.ts";
+import type {
+  Artifact,
+  ArtifactStore,
+  BuildAlias,
+  BuildRecord,
+  Machine,
+  OperationContext,
+  Plain,
+} from "../../src/index.ts";
 import type { BuildOutcome } from "./build-types.ts";
 import type { BuildInputs } from "./digest.ts";
 import { readJobLog } from "./jobs.ts";
 import type { PreparedBuild } from "./inputs.ts";
 
 type Completed = Extract<BuildOutcome, { is: "completed" }>;
+
+/** What a build is asked for by, as of now. */
+export function aliasNow(name: string, branch: string | undefined): BuildAlias {
+  return { name, ...(branch !== undefined && { branch }), at: new Date().toISOString() };
+}
 
 /** A build as it is queued: what is known before anything ran. */
 export function newRecord(

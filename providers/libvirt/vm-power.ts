@@ -19,6 +19,12 @@ export async function powerOff(
   const { domains } = host.libvirt;
   const options = { signal: ctx.signal };
   try {
+    // One that stands still hears no button.
+    if ((await domains.state(domain, options)).state === "paused") {
+      await domains.resume(domain, options).catch((error: unknown) => {
+        if (!isLibvirtError(error)) throw error;
+      });
+    }
     const until = performance.now() + SHUTDOWN_MS;
     let flags = 0;
     for (let pressed = -Infinity; performance.now() < until; await sleep(250, undefined, options)) {

@@ -21,17 +21,10 @@ import type { VmModel } from "./model/vm.ts";
 import { byName, hostAddress, notOwned, readOnHosts, seenUuid, typeThere, whereabouts } from "./on-host.ts";
 import { findPool } from "./pools.ts";
 import { reachVm } from "./reach.ts";
-import {
-  type Domain,
-  DomainStart,
-  DomainUndefine,
-  DomainXml,
-  isLibvirtError,
-  pausedReason,
-  VirErr,
-} from "./rpc/index.ts";
-import { reservationsOf, reserveAddresses } from "./vm-addresses.ts";
+import { type Domain, DomainStart, DomainUndefine, DomainXml, isLibvirtError, VirErr } from "./rpc/index.ts";
+import { reserveAddresses } from "./vm-addresses.ts";
 import { changeLive } from "./vm-live.ts";
+import { look } from "./vm-look.ts";
 import {
   convergePlain,
   isPlain,
@@ -45,16 +38,15 @@ import {
 } from "./plain/vm.ts";
 import { removeFiles } from "./vm-files.ts";
 import { giveBack, inheritedOf } from "./vm-inherited.ts";
-import { changesOf, diffOf, observedOf, vmAttributes, type VmObserved } from "./vm-model.ts";
+import { changesOf, diffOf, vmAttributes, type VmObserved } from "./vm-model.ts";
 import { type Cargo, type MadeWith, madeOf, place, requireParts, VM_FILES, wantedVm } from "./vm-place.ts";
 import { powerOff } from "./vm-power.ts";
 import { refuseUnproven } from "./vm-proven.ts";
 import { bringUp, choose, refuseGrowth, requireNear, withinRoom } from "./vm-room.ts";
-import { imageOnHost, supply } from "./vm-supply.ts";
+import { supply } from "./vm-supply.ts";
 import { vmSchema } from "./model/vm-schema.ts";
 import { buildDomain } from "./xml/domain.ts";
 import { observeDomain } from "./xml/domain-observe.ts";
-import { observeVolume } from "./xml/storage.ts";
 
 type VmItem = Item<VmDesired, VmObserved>;
 
@@ -91,80 +83,6 @@ async function findDomain(ctx: KindContext, host: QemuHost, item: VmItem): Promi
   const ours = all.find((one) => one.uuid === uuid);
   if (ours !== undefined || item.prior !== undefined) return ours;
   return byName(ctx, item, all);
-}
-
-/** What is not in a machine's XML and its spec speaks of: how large disks are, and what lies under them. */
-async function diskFacts(ctx: KindContext, host: QemuHost, model: VmModel, wanted: VmModel) {
-  const facts: Record<string, { size?: number; backing?: string }> = {};
-  for (const disk of model.disks) {
-    const asked = wanted.disks.find((one) => one.target === disk.target);
-    if (disk.source === undefined || (asked?.size === undefined && asked?.backing === undefined)) continue;
-    try {
-      const volume = await host.libvirt.volumes.lookupByPath(disk.source, { signal: ctx.signal });
-      const info = observeVolume(await host.libvirt.volumes.xml(volume, { signal: ctx.signal }));
-      facts[disk.target] = {
-        ...(asked.size !== undefined && { size: info.size }),
-        ...(info.backing !== undefined && { backing: info.backing.path }),
-      };
-    } catch (error) {
-      if (!isLibvirtError(error)) throw error;
-      // It is gone, which shows, or in no pool, as those of a machine that somebody else made.
-      const image = asked?.size === undefined ? undefined : await imageOnHost(ctx, host, disk.source);
-      if (image !== undefined) facts[disk.target] = { size: image.size };
-    }
-  }
-  return facts;
-}
-
-async function look(
-  ctx: KindContext,
-  host: QemuHost,
-  domain: Domain,
-  desired: VmDesired,
-  made: MadeWith,
-): Promise<VmObserved | undefined> {
-  const { domains } = host.libvirt;
-  const options = { signal: ctx.signal };
-  try {
-    const [running, held, persistent, autostart, stored] = await Promise.all([
-      domains.isActive(domain, options),
-      domains.state(domain, options),
-      domains.isPersistent(domain, options),
-      domains.autostart(domain, options),
-      domains.xml(domain, { ...options, flags: DomainXml.INACTIVE }),
-    ]);
-    const wanted = wantedVm(desired, made);
-    const live = { running, autostart };
-    const reserved = await reservationsOf(
-      host.libvirt,
-      [...wanted.networks, ...observeDomain(stored, live).networks],
-      ctx.signal,
-    );
-    const disks = await diskFacts(ctx, host, observeDomain(stored, live), wanted);
-    const model = (xml: string, addresses: Readonly<Record<string, string>>): VmModel =>
-      trimmed(observeDomain(xml, { ...live, disks, addresses }), wanted);
-    const config = model(stored, reserved.stored);
-    const now = running ? model(await domains.xml(domain, options), reserved.now) : config;
-    return {
-      ...observedOf(now, running ? config : undefined, made),
-      ...(held.state === "paused" && { paused: pausedReason(held.reason) }),
-      ...(!persistent && { transient: true }),
-      host: host.address,
-    };
-  } catch (error) {
-    if (isLibvirtError(error, VirErr.NO_DOMAIN)) return undefined;
-    throw error;
-  }
-}
-
-/** Without what lies under volumes that are used as they are: that is the volume's. */
-function trimmed(model: VmModel, wanted: VmModel): VmModel {
-  const disks = model.disks.map((disk) => {
-    const asked = wanted.disks.find((one) => one.target === disk.target);
-    const { backing: _theirs, ...rest } = disk;
-    return asked !== undefined && asked.backing === undefined ? rest : disk;
-  });
-  return { ...model, disks };
 }
 
 async function readOne(ctx: KindContext, item: VmItem, on: PlainOn): Promise<Reading<VmObserved>> {

@@ -2,20 +2,10 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { VIRTIO, VIRTIO_NET } from "./guest-modules.ts";
 import { busyboxInitramfs, type DebianKernel, type InitramfsOptions } from "./kernels.ts";
 
-/** In an order in which each finds what it needs. */
-const MODULES = [
-  "drivers/virtio/virtio_ring.ko",
-  "drivers/virtio/virtio.ko",
-  "drivers/virtio/virtio_pci_legacy_dev.ko",
-  "drivers/virtio/virtio_pci_modern_dev.ko",
-  "drivers/virtio/virtio_pci.ko",
-  "net/core/failover.ko",
-  "drivers/net/net_failover.ko",
-  "drivers/net/virtio_net.ko",
-  "drivers/char/virtio_console.ko",
-];
+const MODULES = [...VIRTIO, ...VIRTIO_NET, "drivers/char/virtio_console.ko"];
 
 /** Mounts, modules and cards; then the lines of the caller, as process 1. */
 const begin = `#!/bin/sh

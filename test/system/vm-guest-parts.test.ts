@@ -5,17 +5,14 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { VIRTIO } from "../support/guest-modules.ts";
 import { busyboxInitramfs, debianKernel } from "../support/kernels.ts";
 import { startLibvirtd, type TestLibvirtd } from "../support/libvirtd.ts";
 import { createWorkspace, hostOf, type Workspace } from "../support/workspace.ts";
 
 /** In an order in which each finds what it needs. */
 const MODULES = [
-  "drivers/virtio/virtio_ring.ko",
-  "drivers/virtio/virtio.ko",
-  "drivers/virtio/virtio_pci_legacy_dev.ko",
-  "drivers/virtio/virtio_pci_modern_dev.ko",
-  "drivers/virtio/virtio_pci.ko",
+  ...VIRTIO,
   "fs/netfs/netfs.ko",
   "fs/fscache/fscache.ko",
   "net/9p/9pnet.ko",

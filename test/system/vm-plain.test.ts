@@ -3,26 +3,18 @@ import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { BUTTON, CD, VIRTIO, VIRTIO_NET } from "../support/guest-modules.ts";
 import { busyboxInitramfs, debianKernel } from "../support/kernels.ts";
 import { startMachine, type TestMachine } from "../support/sshd.ts";
 import { createWorkspace, hostOf, type Workspace } from "../support/workspace.ts";
 
-/** In an order in which each finds what it needs. */
 const MODULES = [
-  "drivers/virtio/virtio_ring.ko",
-  "drivers/virtio/virtio.ko",
-  "drivers/virtio/virtio_pci_legacy_dev.ko",
-  "drivers/virtio/virtio_pci_modern_dev.ko",
-  "drivers/virtio/virtio_pci.ko",
+  ...VIRTIO,
   "drivers/block/virtio_blk.ko",
-  "net/core/failover.ko",
-  "drivers/net/net_failover.ko",
-  "drivers/net/virtio_net.ko",
+  ...VIRTIO_NET,
   "drivers/virtio/virtio_balloon.ko",
-  "drivers/cdrom/cdrom.ko",
-  "fs/isofs/isofs.ko",
-  "drivers/acpi/button.ko",
-  "drivers/input/evdev.ko",
+  ...CD,
+  ...BUTTON,
 ];
 
 /**
